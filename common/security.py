@@ -1,0 +1,37 @@
+"""Who may call: loopback or not, keys, and their comparison in constant time."""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import secrets
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address to listen on, or a peer's address, is this machine only."""
+    if host in ("localhost", "testclient"):
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]").split("%")[0]).is_loopback
+    except ValueError:
+        return False
+
+
+def new_key(prefix: str = "lc") -> str:
+    """A key of 256 random bits that looks like what it is."""
+    return f"{prefix}_{secrets.token_urlsafe(32)}"
+
+
+def keys_match(given: str | None, expected: str | None) -> bool:
+    """Compare in constant time. No expected key matches nothing."""
+    if given is None or expected is None:
+        return False
+    return hmac.compare_digest(given.encode(), expected.encode())
+
+
+def bearer(authorization: str | None) -> str | None:
+    """The token of an `Authorization: Bearer …` header."""
+    if authorization is None:
+        return None
+    scheme, _, token = authorization.partition(" ")
+    return token.strip() or None if scheme.lower() == "bearer" else None

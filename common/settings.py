@@ -1,0 +1,277 @@
+"""Settings of both programs: defaults < TOML file < environment < flags.
+
+The file has one table per program, `[master]` and `[node]`; an unknown table or key is an error, and so is
+a value of the wrong type. Users' names such as `GENERATION_TIMEOUT` and `OLLAMA_BASE_URL` are read exactly;
+every other environment name carries the prefix `COUNCIL_`. A model is built once, in the entry point of a
+program, by `load`, and passed down.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import platformdirs
+from pydantic import AliasChoices, Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from common.errors import SettingsError
+from common.security import is_loopback
+
+TABLES = ("master", "node")
+
+
+def default_data_dir() -> Path:
+    return Path(platformdirs.user_data_dir("lan-council", appauthor=False))
+
+
+def env(name: str, *, field: str) -> AliasChoices:
+    """The exact environment name of a field, beside the name that files and flags use."""
+    return AliasChoices(name, field)
+
+
+class _Program(BaseSettings):
+    """What both programs share."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="COUNCIL_", frozen=True, extra="forbid", populate_by_name=True, env_ignore_empty=True
+    )
+
+    data_dir: Path = Field(default_factory=default_data_dir, description="Folder of everything that is kept.")
+    insecure_lan: bool = Field(
+        False, description="Serve other machines without a key. Only on a trusted LAN."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level logged.")
+    log_format: Literal["auto", "json", "console"] = Field(
+        "auto", description="`auto`: console on a terminal, else JSON lines."
+    )
+    connect_timeout_s: float = Field(10.0, gt=0, description="Longest wait for a connection (seconds).")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        # `load` merges file, environment and flags itself: a field's plain name must never be read from the
+        # environment (`PORT`, `NAME`), and users' names are exact.
+        return (init_settings,)
+
+    @classmethod
+    def load(cls, table: str, *, config: Path | None = None, flags: dict[str, Any] | None = None) -> Self:
+        """Build the settings of one program.
+
+        `config` is the TOML file (`--config`, else `COUNCIL_CONFIG`); `flags` are what the command line set,
+        `None` for what it did not. Raises `SettingsError` naming each wrong key and what to do.
+        """
+        return cls._build(read_config(config).get(table, {}), flags or {}, config)
+
+    @classmethod
+    def _build(cls, from_file: dict[str, Any], flags: dict[str, Any], config: Path | None) -> Self:
+        aliases = {
+            alias: name
+            for name, info in cls.model_fields.items()
+            if isinstance(info.validation_alias, AliasChoices)
+            for alias in info.validation_alias.choices
+            if isinstance(alias, str)
+        }
+        unknown = sorted(key for key in from_file if key not in cls.model_fields and key not in aliases)
+        if unknown:
+            raise SettingsError(
+                f"unknown setting {', '.join(unknown)} in {config or os.environ.get('COUNCIL_CONFIG')}; "
+                f"known are: {', '.join(sorted(cls.model_fields))}"
+            )
+        try:
+            from_env = cls._from_environment()
+            values = {aliases.get(key, key): value for key, value in from_file.items()}
+            values.update(from_env)
+            values.update({key: value for key, value in flags.items() if value is not None})
+            return cls.model_validate(values, by_name=True)
+        except ValidationError as error:
+            raise SettingsError(_explain(error)) from error
+
+    @classmethod
+    def _from_environment(cls) -> dict[str, Any]:
+        """What the environment sets, by field name. Names are exact; an empty value counts as unset."""
+        found: dict[str, Any] = {}
+        for name, info in cls.model_fields.items():
+            value = os.environ.get(cls.environment_name(name))
+            if value is None or value == "":
+                continue
+            found[name] = _parse_list(value) if "list" in str(info.annotation) else value
+        return found
+
+    @classmethod
+    def environment_name(cls, field: str) -> str:
+        alias = cls.model_fields[field].validation_alias
+        if isinstance(alias, AliasChoices):
+            return str(alias.choices[0])
+        return f"COUNCIL_{field.upper()}"
+
+
+def _parse_list(value: str) -> list[str]:
+    return [part.strip() for part in value.split(",") if part.strip()]
+
+
+def _explain(error: ValidationError) -> str:
+    lines = [f"{'.'.join(str(part) for part in one['loc'])}: {one['msg']}" for one in error.errors()]
+    return "; ".join(lines)
+
+
+def read_config(config: Path | None) -> dict[str, dict[str, Any]]:
+    """The tables of the TOML file, empty when there is none. Raises `SettingsError`."""
+    path = config or (Path(os.environ["COUNCIL_CONFIG"]) if os.environ.get("COUNCIL_CONFIG") else None)
+    if path is None:
+        return {}
+    try:
+        with path.open("rb") as file:
+            content = tomllib.load(file)
+    except OSError as error:
+        raise SettingsError(f"cannot read the settings file {path}: {error.strerror}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{path} is not valid TOML: {error}") from error
+    unknown = sorted(set(content) - set(TABLES))
+    if unknown:
+        raise SettingsError(
+            f"unknown table or key {', '.join(unknown)} in {path}; tables are [master] and [node]"
+        )
+    return content
+
+
+class NodeSettings(_Program):
+    """The worker node. Names of Ollama are read as Ollama's users know them."""
+
+    host: str = Field("127.0.0.1", validation_alias=env("COUNCIL_NODE_HOST", field="host"))
+    port: int = Field(8001, ge=0, le=65535, validation_alias=env("COUNCIL_NODE_PORT", field="port"))
+    name: str | None = Field(None, validation_alias=env("COUNCIL_NODE_NAME", field="name"))
+    key: str | None = Field(None, validation_alias=env("COUNCIL_NODE_KEY", field="key"))
+    engine: Literal["auto", "ollama", "openai", "embedded"] = Field(
+        "auto",
+        validation_alias=env("COUNCIL_NODE_ENGINE", field="engine"),
+        description="`auto`: Ollama where it answers, else the embedded llama.cpp.",
+    )
+    ollama_base_url: str | None = Field(
+        None, validation_alias=env("OLLAMA_BASE_URL", field="ollama_base_url")
+    )
+    ollama_background_base_url: str | None = Field(
+        None, validation_alias=env("OLLAMA_BACKGROUND_BASE_URL", field="ollama_background_base_url")
+    )
+    openai_base_url: str | None = Field(
+        None,
+        validation_alias=env("COUNCIL_OPENAI_BASE_URL", field="openai_base_url"),
+        description="llama-server, vLLM or LM Studio, up to and including /v1.",
+    )
+    openai_api_key: str | None = Field(
+        None, validation_alias=env("COUNCIL_OPENAI_API_KEY", field="openai_api_key")
+    )
+    num_parallel: int = Field(
+        5, ge=1, le=256, validation_alias=env("OLLAMA_NUM_PARALLEL", field="num_parallel")
+    )
+    max_loaded_models: int = Field(
+        5, ge=1, le=256, validation_alias=env("OLLAMA_MAX_LOADED_MODELS", field="max_loaded_models")
+    )
+    context_length: int = Field(
+        8192,
+        ge=512,
+        validation_alias=env("COUNCIL_NODE_CONTEXT", field="context_length"),
+        description="Tokens of one slot, prompt and answer together. Constant per model, or engines reload.",
+    )
+    max_queue: int = Field(
+        64,
+        ge=0,
+        validation_alias=env("COUNCIL_NODE_MAX_QUEUE", field="max_queue"),
+        description="Calls that may wait for a slot; one more gets 503 with Retry-After.",
+    )
+    models_dir: Path | None = Field(
+        None,
+        validation_alias=env("COUNCIL_MODELS_DIR", field="models_dir"),
+        description="GGUF files for the embedded engine; `models` in the data folder when unset.",
+    )
+    queue_timeout_s: float = Field(
+        600.0, gt=0, validation_alias=env("COUNCIL_NODE_QUEUE_TIMEOUT", field="queue_timeout_s")
+    )
+    load_timeout_s: float = Field(
+        300.0, gt=0, validation_alias=env("COUNCIL_NODE_LOAD_TIMEOUT", field="load_timeout_s")
+    )
+    drain_timeout_s: float = Field(
+        30.0,
+        ge=0,
+        validation_alias=env("COUNCIL_NODE_DRAIN_TIMEOUT", field="drain_timeout_s"),
+        description="After SIGTERM: how long running calls may go on.",
+    )
+
+    @property
+    def models_path(self) -> Path:
+        return self.models_dir or self.data_dir / "models"
+
+
+class MasterSettings(_Program):
+    """The master: API, page, council and cluster."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65535)
+    name: str = "master"
+    key: str | None = Field(None, description="Key that people and programs need off loopback.")
+    database_url: str | None = Field(
+        None, description="SQLAlchemy URL; SQLite in the data folder when unset."
+    )
+    nodes: list[str] = Field(
+        default_factory=list,
+        description="Worker nodes, `URL` or `NAME=URL` or `NAME=URL#KEY`; more by `council worker add`.",
+    )
+    generation_timeout_s: float = Field(
+        120.0, gt=0, validation_alias=env("GENERATION_TIMEOUT", field="generation_timeout_s")
+    )
+    first_token_timeout_s: float = Field(
+        60.0, gt=0, description="From `started` to the first text (seconds); reading a prompt counts here."
+    )
+    stall_timeout_s: float = Field(
+        30.0, gt=0, description="Longest silence of the model after its first text."
+    )
+    queue_timeout_s: float = Field(600.0, gt=0, description="Longest wait for a slot (seconds).")
+    load_timeout_s: float = Field(300.0, gt=0, description="Longest load of a model (seconds).")
+    heartbeat_s: float = Field(
+        2.0, gt=0, description="How often each node is asked for its health and models."
+    )
+    max_waiting_calls: int = Field(1000, ge=1, description="Calls that may wait for a node; more get 503.")
+    max_active_sessions: int = Field(64, ge=1, description="Sessions that run at once; more get 503.")
+    default_agents: int = Field(3, ge=1, le=16, description="Seats when the question names none.")
+    cors_origins: list[str] = Field(default_factory=list, description="Origins that browsers may call from.")
+    ollama_model: str | None = Field(
+        None,
+        validation_alias=env("OLLAMA_MODEL", field="ollama_model"),
+        description="Chairman when the question names none.",
+    )
+    ollama_background_model: str | None = Field(
+        None, validation_alias=env("OLLAMA_BACKGROUND_MODEL", field="ollama_background_model")
+    )
+    event_retention_s: float = Field(
+        600.0, ge=0, description="How long events are held after a session's end."
+    )
+
+    @field_validator("key")
+    @classmethod
+    def _key_is_long_enough(cls, value: str | None) -> str | None:
+        if value is not None and len(value) < 16:
+            raise ValueError("a key needs at least 16 characters; `council config new-key` prints one")
+        return value
+
+    @property
+    def sqlalchemy_url(self) -> str:
+        return self.database_url or f"sqlite+aiosqlite:///{self.data_dir / 'council.db'}"
+
+
+def require_key_off_loopback(*, host: str, key: str | None, insecure_lan: bool, program: str) -> None:
+    """Refuse to serve other machines without a key. Raises `SettingsError` that says what to type."""
+    if is_loopback(host) or key or insecure_lan:
+        return
+    variable = "COUNCIL_KEY" if program == "master" else "COUNCIL_NODE_KEY"
+    raise SettingsError(
+        f"the {program} would listen on {host}, where other machines reach it, and has no key. Set "
+        f"{variable} (print one with `council config new-key`), or add --insecure-lan on a network you trust entirely."
+    )
