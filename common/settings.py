@@ -273,5 +273,6 @@ def require_key_off_loopback(*, host: str, key: str | None, insecure_lan: bool, 
     variable = "COUNCIL_KEY" if program == "master" else "COUNCIL_NODE_KEY"
     raise SettingsError(
         f"the {program} would listen on {host}, where other machines reach it, and has no key. Set "
-        f"{variable} (print one with `council config new-key`), or add --insecure-lan on a network you trust entirely."
+        f"{variable} (print one with `council config new-key`), or add "
+        "--insecure-lan on a network that you trust entirely."
     )

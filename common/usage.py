@@ -140,8 +140,17 @@ def sum_latencies(node: str | None, attempts: Iterable[CallLatency]) -> AgentLat
         network += one.network_ms
         total += one.total_ms
         first, speed = one.first_token_ms, one.tokens_per_second
-    parts = (queue, load, prompt, generate, network, first, total)
-    return AgentLatency(node, *(round(part, 3) for part in parts), speed)
+    return AgentLatency(
+        node=node,
+        queue_ms=round(queue, 3),
+        load_ms=round(load, 3),
+        prompt_ms=round(prompt, 3),
+        generate_ms=round(generate, 3),
+        network_ms=round(network, 3),
+        first_token_ms=first,
+        total_ms=round(total, 3),
+        tokens_per_second=speed,
+    )
 
 
 def session_latency_stats(stages: Mapping[StageName, StageLatencyStats]) -> SessionLatencyStats:
