@@ -235,6 +235,9 @@ class MasterSettings(_Program):
     )
     queue_timeout_s: float = Field(600.0, gt=0, description="Longest wait for a slot (seconds).")
     load_timeout_s: float = Field(300.0, gt=0, description="Longest load of a model (seconds).")
+    no_node_timeout_s: float = Field(
+        15.0, ge=0, description="How long a call waits for a node to come back when none has its model."
+    )
     heartbeat_s: float = Field(
         2.0, gt=0, description="How often each node is asked for its health and models."
     )

@@ -1,0 +1,54 @@
+"""The breaker of one node: pure, the time comes in.
+
+closed ──3 failures in a row──▶ open ──after `cooldown_s`──▶ half_open ──success──▶ closed
+                                 ▲                              │
+                                 └──────────failure─────────────┘
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class BreakerState(StrEnum):
+    CLOSED = "closed"
+    OPEN = "open"
+    HALF_OPEN = "half_open"
+
+
+@dataclass(slots=True)
+class Breaker:
+    """`allows(now)` tells whether a call may be sent; in half-open only one at a time may."""
+
+    threshold: int = 3
+    cooldown_s: float = 5.0
+    failures: int = 0
+    opened_at: float | None = None
+    probing: bool = False
+
+    def state(self, now: float) -> BreakerState:
+        if self.opened_at is None:
+            return BreakerState.CLOSED
+        return BreakerState.HALF_OPEN if now - self.opened_at >= self.cooldown_s else BreakerState.OPEN
+
+    def allows(self, now: float) -> bool:
+        state = self.state(now)
+        return state is BreakerState.CLOSED or (state is BreakerState.HALF_OPEN and not self.probing)
+
+    def sent(self, now: float) -> None:
+        """A call goes out; in half-open it is the probe."""
+        if self.state(now) is BreakerState.HALF_OPEN:
+            self.probing = True
+
+    def succeeded(self) -> None:
+        self.failures, self.opened_at, self.probing = 0, None, False
+
+    def failed(self, now: float) -> None:
+        self.failures += 1
+        if self.probing or self.failures >= self.threshold:
+            self.opened_at, self.probing = now, False
+
+    def returned(self) -> None:
+        """The call told nothing about the node (cancelled, or the request itself was wrong)."""
+        self.probing = False

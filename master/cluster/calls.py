@@ -1,0 +1,89 @@
+"""One model call, as services ask for it, and what they hear while it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from common.errors import CouncilError
+from common.protocol import CallClass, Channel, Message, ThinkLevel
+from common.usage import CallLatency, TokenUsage
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What to generate. `prefix_key` names the shared opening of the prompt: equal keys like one node."""
+
+    call_id: str
+    model: str
+    messages: tuple[Message, ...]
+    format: Literal["json"] | dict[str, Any] | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    think: ThinkLevel | None = None
+    call_class: CallClass = "interactive"
+    session_id: str | None = None
+    prefix_key: str | None = None
+    expected_tokens: int = 256
+    traceparent: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A call that ended well: its whole text, the engine's counts, and where the time went."""
+
+    node: str
+    text: str
+    thinking: str
+    done_reason: str
+    token_usage: TokenUsage
+    latency: CallLatency
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptFailure:
+    """One attempt that ended badly. `token_usage` is what was counted of it until then."""
+
+    node: str
+    error: CouncilError
+    text: str
+    thinking: str
+    token_usage: TokenUsage
+    latency: CallLatency
+
+
+class CallWatcher(Protocol):
+    """What a service hears of its call, in this order and on the loop's thread.
+
+    `attempt_started` and `attempt_failed` are awaited, so that a service can commit its row before the
+    request leaves and before the next attempt; `delta` must be quick: it is called per read.
+    """
+
+    def queued(self, position: int) -> None: ...
+
+    async def attempt_started(self, node: str) -> None: ...
+
+    def running(self, node: str) -> None: ...
+
+    def delta(self, channel: Channel, text: str) -> None: ...
+
+    async def attempt_failed(self, failure: AttemptFailure, *, will_restart: bool) -> None: ...
+
+
+class SilentWatcher:
+    """For a caller that only wants the answer."""
+
+    def queued(self, position: int) -> None:
+        del position
+
+    async def attempt_started(self, node: str) -> None:
+        del node
+
+    def running(self, node: str) -> None:
+        del node
+
+    def delta(self, channel: Channel, text: str) -> None:
+        del channel, text
+
+    async def attempt_failed(self, failure: AttemptFailure, *, will_restart: bool) -> None:
+        del failure, will_restart

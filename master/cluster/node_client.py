@@ -1,0 +1,186 @@
+"""The master's side of one node's wire: requests out, typed messages in, foreign errors translated."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+import httpx
+import msgspec
+
+from common import errors
+from common.http_client import make_client
+from common.protocol import (
+    EmbedResponse,
+    EngineInfo,
+    GenerateRequest,
+    Health,
+    LineSplitter,
+    ModelInfo,
+    StreamMessage,
+    encoder,
+    stream_decoder,
+)
+
+_T = TypeVar("_T")
+_JSON = {"content-type": "application/json"}
+_CONTROL_TIMEOUT_S = 4.0
+
+
+class _Models(msgspec.Struct, frozen=True):
+    models: list[ModelInfo]
+
+
+class _Engines(msgspec.Struct, frozen=True):
+    engines: list[EngineInfo] = []
+
+
+_health_decoder = msgspec.json.Decoder(Health)
+_models_decoder = msgspec.json.Decoder(_Models)
+_engines_decoder = msgspec.json.Decoder(_Engines)
+_embed_decoder = msgspec.json.Decoder(EmbedResponse)
+
+
+class NodeClient:
+    """One node by URL and key. Raises only errors of `common.errors`."""
+
+    def __init__(self, name: str, url: str, key: str | None, *, connect_timeout_s: float) -> None:
+        self.name = name
+        self.url = url.rstrip("/")
+        headers = {"authorization": f"Bearer {key}"} if key else {}
+        self._client = make_client(self.url, connect_timeout_s=connect_timeout_s, headers=headers)
+
+    async def aclose(self) -> None:
+        await self._client.aclose()
+
+    async def health(self) -> Health:
+        """A node that is unhealthy answers 503 with the same body: that is an answer too."""
+        response = await self._request("GET", "/health", accept=(200, 503))
+        return self._decode(_health_decoder, response.content)
+
+    async def models(self) -> list[ModelInfo]:
+        return self._decode(_models_decoder, (await self._request("GET", "/health/models")).content).models
+
+    async def engines(self) -> list[EngineInfo]:
+        return self._decode(_engines_decoder, (await self._request("GET", "/health/ollama")).content).engines
+
+    async def system(self) -> dict[str, Any]:
+        found: dict[str, Any] = (await self._request("GET", "/health/system")).json()
+        return found
+
+    async def embed(self, model: str, texts: list[str]) -> EmbedResponse:
+        body = encoder.encode({"model": model, "input": texts})
+        response = await self._request("POST", "/api/embed", content=body, timeout_s=120.0)
+        return self._decode(_embed_decoder, response.content)
+
+    @asynccontextmanager
+    async def pull(self, model: str) -> AsyncIterator[AsyncIterator[bytes]]:
+        """Lines of progress while the node fetches a model."""
+        async with self._stream(
+            "/api/models/pull", encoder.encode({"model": model, "stream": True})
+        ) as response:
+            yield _lines(response)
+
+    @asynccontextmanager
+    async def generate(
+        self, request: GenerateRequest, *, traceparent: str | None
+    ) -> AsyncIterator[AsyncIterator[list[StreamMessage]]]:
+        """Open one streamed call. The iterator yields what each read brought; closing it cancels the call.
+
+        An end of the bytes is the end of the iterator: whether the last message came is the caller's to see.
+        """
+        async with self._stream("/api/generate", encoder.encode(request), traceparent) as response:
+            yield self._messages(response)
+
+    async def _messages(self, response: httpx.Response) -> AsyncIterator[list[StreamMessage]]:
+        splitter = LineSplitter()
+        try:
+            async for data in response.aiter_raw():
+                lines = splitter.feed(data)
+                if lines:
+                    yield [stream_decoder.decode(line) for line in lines]
+            if splitter.rest:
+                yield [stream_decoder.decode(splitter.rest)]
+        except (httpx.TransportError, httpx.StreamError) as error:
+            raise errors.StreamCutError(
+                f"the connection to {self.name} broke in the middle of an answer", node=self.name
+            ) from error
+        except (msgspec.MsgspecError, ValueError) as error:
+            raise errors.StreamCutError(
+                f"{self.name} sent a line that cannot be read: {error}", node=self.name
+            ) from error
+
+    @asynccontextmanager
+    async def _stream(
+        self, path: str, body: bytes, traceparent: str | None = None
+    ) -> AsyncIterator[httpx.Response]:
+        headers = {**_JSON, "traceparent": traceparent} if traceparent else _JSON
+        request = self._client.build_request("POST", path, content=body, headers=headers)
+        try:
+            response = await self._client.send(request, stream=True)
+        except httpx.TransportError as error:
+            raise self._unreachable(error) from error
+        try:
+            if response.status_code != 200:
+                await response.aread()
+                raise self._failure(response)
+            yield response
+        finally:
+            await response.aclose()
+
+    async def _request(
+        self,
+        method: str,
+        path: str,
+        *,
+        content: bytes | None = None,
+        timeout_s: float = _CONTROL_TIMEOUT_S,
+        accept: tuple[int, ...] = (200,),
+    ) -> httpx.Response:
+        try:
+            response = await self._client.request(
+                method, path, content=content, headers=_JSON if content else None, timeout=timeout_s
+            )
+        except httpx.TransportError as error:
+            raise self._unreachable(error) from error
+        if response.status_code not in accept:
+            raise self._failure(response)
+        return response
+
+    def _failure(self, response: httpx.Response) -> errors.CouncilError:
+        try:
+            problem = response.json()
+        except ValueError:
+            problem = None
+        if isinstance(problem, dict) and "code" in problem:
+            return errors.from_problem(problem, node=self.name)
+        if response.status_code == 401:
+            return errors.UnauthorizedError(f"{self.name} refused the key", node=self.name)
+        return errors.NodeUnreachableError(
+            f"{self.url} answered {response.status_code} and is not a worker node", node=self.name
+        )
+
+    def _unreachable(self, error: Exception) -> errors.NodeUnreachableError:
+        return errors.NodeUnreachableError(
+            f"{self.name} does not answer at {self.url} ({type(error).__name__}); "
+            "is `council node start` running there?",
+            node=self.name,
+        )
+
+    def _decode(self, decoder: msgspec.json.Decoder[_T], data: bytes) -> _T:
+        try:
+            return decoder.decode(data)
+        except msgspec.MsgspecError as error:
+            raise errors.NodeUnreachableError(
+                f"{self.url} does not speak the wire of a worker node: {error}", node=self.name
+            ) from error
+
+
+async def _lines(response: httpx.Response) -> AsyncIterator[bytes]:
+    splitter = LineSplitter()
+    async for data in response.aiter_raw():
+        for line in splitter.feed(data):
+            yield line
+    if splitter.rest:
+        yield splitter.rest

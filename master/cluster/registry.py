@@ -1,0 +1,182 @@
+"""The nodes of the cluster: who they are, what they have, and how they are.
+
+One task per node asks for health and models every `heartbeat_s`; what it learns is kept here and told to
+whoever listens. A node that never answers stays listed: it may be asleep.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+from urllib.parse import urlsplit
+
+from common.errors import ConflictError, CouncilError, InvalidRequestError, NotFoundError
+from common.logs import get_logger
+from common.protocol import EngineInfo, Health, ModelInfo
+from master.cluster import model_names
+from master.cluster.breaker import Breaker
+from master.cluster.node_client import NodeClient
+from master.cluster.placement import ModelPlace, NodeView
+
+NodeState = Literal["connecting", "healthy", "degraded", "unhealthy", "unreachable"]
+
+_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
+_log = get_logger(__name__)
+
+
+@dataclass(slots=True)
+class Node:
+    """One node as the master knows it. `models` are the last ones it told."""
+
+    name: str
+    client: NodeClient
+    state: NodeState = "connecting"
+    draining: bool = False
+    models: list[ModelInfo] = field(default_factory=list)
+    engines: list[EngineInfo] = field(default_factory=list)
+    health: Health | None = None
+    last_seen: float | None = None
+    error: str | None = None
+    breaker: Breaker = field(default_factory=Breaker)
+    reported_name: str | None = None
+
+    @property
+    def answers(self) -> bool:
+        return self.state in ("healthy", "degraded")
+
+    def model(self, name: str) -> ModelInfo | None:
+        found = model_names.find(name, (one.name for one in self.models))
+        return next((one for one in self.models if one.name == found), None)
+
+    def view(self, now: float) -> NodeView:
+        return NodeView(
+            self.name,
+            {one.name: ModelPlace(one.name, one.slots, one.resident) for one in self.models},
+            usable=self.answers and not self.draining and self.breaker.allows(now),
+        )
+
+
+class Registry:
+    """All nodes by name. `on_change` is called after each heartbeat that may let a waiting call run."""
+
+    def __init__(self, *, heartbeat_s: float, connect_timeout_s: float) -> None:
+        self.nodes: dict[str, Node] = {}
+        self.on_change: Callable[[], None] = lambda: None
+        self._heartbeat_s = heartbeat_s
+        self._connect_timeout_s = connect_timeout_s
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    def add(self, url: str, *, name: str | None = None, key: str | None = None) -> Node:
+        """Know a node from now on; its heartbeat starts at once. Raises on a bad URL or a taken name."""
+        checked = check_url(url)
+        chosen = name or default_name(checked)
+        if not _NAME.match(chosen):
+            raise InvalidRequestError(
+                f"{chosen!r} is no name for a node: letters, digits, '.', '_' and '-', at most 63"
+            )
+        if chosen in self.nodes:
+            raise ConflictError(f"a node named {chosen} is known already; choose another --name")
+        if any(node.client.url == checked for node in self.nodes.values()):
+            raise ConflictError(f"{checked} is known already")
+        client = NodeClient(chosen, checked, key, connect_timeout_s=self._connect_timeout_s)
+        node = Node(chosen, client)
+        self.nodes[chosen] = node
+        self._tasks[chosen] = asyncio.create_task(self._watch(node), name=f"heartbeat {chosen}")
+        return node
+
+    def get(self, name: str) -> Node:
+        try:
+            return self.nodes[name]
+        except KeyError:
+            known = ", ".join(sorted(self.nodes)) or "none"
+            raise NotFoundError(f"no node is named {name}; known: {known}") from None
+
+    async def remove(self, name: str) -> None:
+        node = self.get(name)
+        del self.nodes[name]
+        task = self._tasks.pop(name)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await node.client.aclose()
+        self.on_change()
+
+    async def close(self) -> None:
+        for name in list(self.nodes):
+            await self.remove(name)
+
+    def views(self) -> list[NodeView]:
+        now = time.monotonic()
+        return [node.view(now) for node in self.nodes.values()]
+
+    def nodes_with(self, model: str, *, answering: bool = True) -> list[Node]:
+        return [
+            node
+            for node in self.nodes.values()
+            if node.model(model) is not None and (node.answers or not answering)
+        ]
+
+    async def refresh(self, node: Node) -> None:
+        """One heartbeat now."""
+        before = node.state
+        try:
+            health = await node.client.health()
+            if health.status == "unhealthy":
+                node.state, node.error = "unhealthy", _first_trouble(health)
+            else:
+                node.models = await node.client.models()
+                node.state, node.error = health.status, None
+            if node.engines == [] or node.state != before:
+                node.engines = await node.client.engines()
+            node.health, node.last_seen = health, time.time()
+            node.reported_name = health.name
+        except CouncilError as error:
+            node.state, node.error = "unreachable", error.detail
+        if node.state != before:
+            _log.info("node state", node=node.name, was=before, state=node.state, reason=node.error)
+        self.on_change()
+
+    async def _watch(self, node: Node) -> None:
+        while True:
+            try:
+                await self.refresh(node)
+            except Exception:
+                _log.exception("heartbeat failed", node=node.name)
+            await asyncio.sleep(self._heartbeat_s)
+
+
+def check_url(url: str) -> str:
+    """A node's address without its trailing slash. Raises `InvalidRequestError`."""
+    text = url if "://" in url else f"http://{url}"
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError as error:
+        raise InvalidRequestError(f"{url!r} is not an address: {error}") from error
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
+        raise InvalidRequestError(
+            f"{url!r} is not the address of a node; it looks like http://192.168.1.20:8001"
+        )
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    return f"{parts.scheme}://{host}:{port or 8001}{parts.path.rstrip('/')}"
+
+
+def default_name(url: str) -> str:
+    parts = urlsplit(url)
+    return re.sub(r"[^A-Za-z0-9._-]", "-", f"{parts.hostname}-{parts.port}").strip("-")
+
+
+def parse_node_setting(entry: str) -> tuple[str | None, str, str | None]:
+    """`URL`, `NAME=URL` or `NAME=URL#KEY` as settings spell a node: name, URL, key."""
+    entry, _, key = entry.partition("#")
+    name, separator, url = entry.partition("=")
+    if not separator or "://" in name:
+        return None, entry, key or None
+    return name, url, key or None
+
+
+def _first_trouble(health: Health) -> str:
+    return next((f"{what}: {how}" for what, how in health.checks.items() if how != "connected"), "unhealthy")

@@ -1,0 +1,19 @@
+"""What `/metrics` of the master tells, in one registry of its own."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+REGISTRY = CollectorRegistry(auto_describe=True)
+CALLS = Counter("council_calls", "Model calls by outcome.", ["model", "outcome"], registry=REGISTRY)
+CALLS_WAITING = Gauge("council_calls_waiting", "Calls that wait for a slot.", registry=REGISTRY)
+SESSIONS = Counter("council_sessions", "Ended sessions by result.", ["result"], registry=REGISTRY)
+SESSIONS_ACTIVE = Gauge("council_sessions_active", "Sessions that run now.", registry=REGISTRY)
+TOKENS = Counter("council_tokens", "Tokens by model and kind.", ["model", "kind"], registry=REGISTRY)
+STAGE_SECONDS = Histogram(
+    "council_stage_seconds",
+    "Wall time of a stage.",
+    ["stage"],
+    buckets=(0.5, 1, 2, 5, 10, 20, 40, 80, 160, 320),
+    registry=REGISTRY,
+)
