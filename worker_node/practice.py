@@ -1,0 +1,99 @@
+"""The practice models as files: written when a node has nothing else to run, and known again later.
+
+They make every part of the product work on a fresh machine: real llama.cpp, real streaming, real grammars,
+real token counts. What they say means nothing, and everything that shows it says so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from worker_node.gguf_header import read_header
+from worker_node.practice_text import TEMPERAMENTS
+
+PRACTICE_TAG = "lan-council-practice"
+FOLDER = "practice"
+_LOCK_TIMEOUT_S = 30.0
+
+
+def is_practice(path: Path) -> bool:
+    """Whether this GGUF file was written here, by its own tag; wherever it was copied to."""
+    try:
+        return PRACTICE_TAG in read_header(path).tags
+    except (OSError, ValueError):
+        return False
+
+
+def gguf_files(models_dir: Path) -> list[Path]:
+    """The GGUF files of the folder and its direct subfolders, sorted; empty where there is no folder."""
+    found = [*models_dir.glob("*.gguf"), *models_dir.glob("*/*.gguf")]
+    return sorted(path for path in found if path.is_file())
+
+
+def write_practice_models(models_dir: Path) -> list[Path]:
+    """Write the practice models below `models_dir` unless it holds a real model; returns their paths.
+
+    Safe to call from several processes at once: one writes, the others wait and find the files. Each file
+    appears whole or not at all. Takes about 0.6 s the first time. Raises `OSError` where the folder cannot
+    be written, and `TimeoutError` when another process holds the lock for 30 s.
+    """
+    if any(not is_practice(path) for path in gguf_files(models_dir)):
+        return []
+    folder = models_dir / FOLDER
+    paths = {folder / f"{one.name}.gguf": one for one in TEMPERAMENTS}
+    if all(path.is_file() for path in paths):
+        return list(paths)
+    # NumPy and gguf take 0.1 s to import, which a node with real models never pays.
+    from worker_node.practice_model import write_gguf
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder / ".lock"):
+        for left_over in folder.glob("*.part"):  # of a writer that was killed: we hold the lock now
+            left_over.unlink(missing_ok=True)
+        for path, temperament in paths.items():
+            if path.is_file():
+                continue
+            part = path.with_name(f"{path.stem}.{secrets.token_hex(4)}.part")
+            try:
+                write_gguf(part, temperament)
+                with part.open("rb+") as file:
+                    os.fsync(file.fileno())
+                part.replace(path)
+            finally:
+                part.unlink(missing_ok=True)
+    return list(paths)
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a lock that the operating system frees when its holder dies, however it dies."""
+    with path.open("a+b") as file:
+        deadline = time.monotonic() + _LOCK_TIMEOUT_S
+        while not _try_lock(file):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"another process has held {path} for {_LOCK_TIMEOUT_S:.0f} s")
+            time.sleep(0.02)
+        yield
+
+
+def _try_lock(file: IO[bytes]) -> bool:
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            file.seek(0)
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    return True
