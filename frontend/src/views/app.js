@@ -1,0 +1,47 @@
+// The frame of the page: sidebar, main part, toasts, and the line for screen readers.
+import { signal } from "@preact/signals";
+import { useEffect } from "preact/hooks";
+import { keyWanted } from "../api.js";
+import { html } from "../html.js";
+import { spoken, toasts } from "../notices.js";
+import { route } from "../router.js";
+import { AskView } from "./ask.js";
+import { ClusterView } from "./cluster.js";
+import { Icon } from "./icons.js";
+import { KeyForm } from "./key-form.js";
+import { OpenSession } from "./session.js";
+import { Sidebar, ThemeButton } from "./sidebar.js";
+
+const drawerOpen = signal(false);
+
+export function App() {
+  const here = route.value;
+  useEffect(() => { drawerOpen.value = false; }, [here]);
+  const toMain = () => document.getElementById("main")?.focus();
+  return html`
+    <button type="button" class="skip" onClick=${toMain}>Skip to the main part</button>
+    <div class="shell">
+      <${Sidebar} open=${drawerOpen.value} onClose=${() => { drawerOpen.value = false; }} />
+      <div class="page">
+        <header class="topbar">
+          <button type="button" class="quiet square" aria-label="Open the list of sessions" aria-expanded=${drawerOpen.value}
+            onClick=${() => { drawerOpen.value = true; }}><${Icon} name="menu" /></button>
+          <a class="brand" href="#/">LAN Council</a>
+          <${ThemeButton} />
+        </header>
+        <main id="main" tabindex="-1">
+          ${keyWanted.value && html`<${KeyForm} />`}
+          ${here.name === "session" ? html`<${OpenSession} key=${here.id} id=${here.id} />`
+            : here.name === "cluster" ? html`<${ClusterView} />` : html`<${AskView} />`}
+        </main>
+      </div>
+    </div>
+    <div class="toasts" role="region" aria-label="Notices">
+      ${toasts.value.map((toast) => html`
+        <div class=${`toast ${toast.kind}`} key=${toast.id} role="status">
+          <span>${toast.text}</span>
+          ${toast.action && html`<button type="button" class="link" onClick=${toast.action.run}>${toast.action.label}</button>`}
+        </div>`)}
+    </div>
+    <div class="offscreen" aria-live="polite" id="spoken">${spoken.value}</div>`;
+}

@@ -1,0 +1,124 @@
+"""A real browser on the page. Any console error or page error fails the test.
+
+`COUNCIL_TEST_URL` points the tests that need no script at a running master instead.
+"""
+
+import os
+import shutil
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from tests.page.fake_master import FakeMaster, running
+
+playwright_api = pytest.importorskip("playwright.async_api", reason="pip install playwright")
+
+FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+
+
+def browser_path() -> str:
+    """The system's Chromium; without one the tests are skipped, under CI they fail."""
+    found = shutil.which("chromium") or shutil.which("chromium-browser") or "/usr/bin/chromium"
+    if Path(found).exists():
+        return found
+    message = "no Chromium: apt-get install chromium"
+    if os.environ.get("CI") == "true":
+        pytest.fail(message)
+    pytest.skip(message)
+
+
+@pytest_asyncio.fixture
+async def fake() -> AsyncIterator[FakeMaster]:
+    """The scripted master; set its `script` before the page asks."""
+    yield FakeMaster()
+
+
+@pytest_asyncio.fixture
+async def base_url(fake: FakeMaster) -> AsyncIterator[str]:
+    """Where the page is served from."""
+    given = os.environ.get("COUNCIL_TEST_URL")
+    if given:
+        yield given
+        return
+    async with running(fake) as address:
+        yield address
+
+
+class Watch:
+    """What went wrong in a page, and every address it asked."""
+
+    def __init__(self) -> None:
+        self.errors: list[str] = []
+        self.dialogs: list[str] = []
+        self.addresses: list[str] = []
+        self.allowed: list[str] = []
+
+    def follow(self, page: Any) -> None:
+        page.on(
+            "console",
+            lambda message: (
+                message.type == "error" and self.errors.append(f"{message.text} {message.location}")
+            ),
+        )
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.on("request", lambda request: self.addresses.append(request.url))
+
+        async def dismiss(dialog: Any) -> None:
+            self.dialogs.append(dialog.message)
+            await dialog.dismiss()
+
+        page.on("dialog", dismiss)
+
+    def unexpected(self) -> list[str]:
+        return [error for error in self.errors if not any(part in error for part in self.allowed)]
+
+
+@pytest_asyncio.fixture
+async def watch() -> Watch:
+    """Tests that provoke an error name it in `watch.allowed`."""
+    return Watch()
+
+
+@pytest_asyncio.fixture
+async def open_page(base_url: str, watch: Watch) -> AsyncIterator[Callable[..., Any]]:
+    """Opens the page: `await open_page(width=390, dark=True, path="#/cluster")`."""
+    async with playwright_api.async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=browser_path(), args=FLAGS)
+
+        async def open_(
+            width: int = 1280, height: int = 860, dark: bool = False, path: str = "", **more: Any
+        ) -> Any:
+            context = await browser.new_context(
+                viewport={"width": width, "height": height}, color_scheme="dark" if dark else "light", **more
+            )
+            context.set_default_timeout(10_000)
+            page = await context.new_page()
+            watch.follow(page)
+            await page.goto(f"{base_url}/{path}")
+            await page.wait_for_selector("main h1, main .session, main .banner")
+            return page
+
+        yield open_
+        await browser.close()
+    assert watch.unexpected() == []
+    assert [one for one in watch.addresses if not one.startswith((base_url, "data:", "blob:"))] == []
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Callable[..., Any]:
+    """Writes a screenshot into the folder of `COUNCIL_TEST_ARTEFACTS`, or a temporary one."""
+    folder = Path(os.environ.get("COUNCIL_TEST_ARTEFACTS") or tmp_path)
+    folder.mkdir(parents=True, exist_ok=True)
+
+    async def take(page: Any, name: str, whole: bool = True) -> Path:
+        path = folder / f"{name}.png"
+        await page.screenshot(path=str(path), full_page=whole, animations="disabled")
+        return path
+
+    return take
