@@ -1,0 +1,117 @@
+"""The raw ASGI parts of the node: bodies with a limit, problem answers, and who may call at all."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from typing import Any
+
+import msgspec
+
+from common.errors import (
+    PROBLEM_MEDIA_TYPE,
+    CouncilError,
+    ForbiddenError,
+    InvalidRequestError,
+    MalformedBodyError,
+    PayloadTooLargeError,
+    UnauthorizedError,
+)
+from common.protocol import encoder
+from common.security import bearer, keys_match
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+Headers = list[tuple[bytes, bytes]]
+
+JSON_HEADERS: Headers = [(b"content-type", b"application/json")]
+OPEN_ROUTE = "/health"
+
+
+class ClientGoneError(Exception):
+    """The caller hung up; nobody is left to answer."""
+
+
+async def read_body(receive: Receive, limit: int) -> bytes:
+    """The whole body. Raises `PayloadTooLargeError` beyond `limit` bytes, `ClientGoneError` on a hang-up."""
+    body = b""
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGoneError
+        part: bytes = message.get("body", b"")
+        body += part
+        if len(body) > limit:
+            raise PayloadTooLargeError(f"the body is larger than {limit} bytes")
+        if not message.get("more_body", False):
+            return body
+
+
+def decode_body(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
+    """Decode a request. Raises `MalformedBodyError` (no JSON) or `InvalidRequestError` (wrong fields)."""
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:
+        raise InvalidRequestError(str(error)) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise MalformedBodyError(f"the body is not valid JSON in UTF-8: {error}") from error
+    except RecursionError as error:
+        raise MalformedBodyError("the body is nested too deeply") from error
+
+
+async def send_body(send: Send, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> None:
+    length = (b"content-length", str(len(body)).encode())
+    await send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def send_problem(send: Send, error: CouncilError) -> None:
+    """Answer with the error as `application/problem+json`."""
+    headers = [(b"content-type", PROBLEM_MEDIA_TYPE.encode())]
+    headers += [(name.lower().encode(), value.encode()) for name, value in error.headers.items()]
+    if isinstance(error, UnauthorizedError):
+        headers.append((b"www-authenticate", b"Bearer"))
+    await send_body(send, error.status, headers, encoder.encode(error.to_problem()))
+
+
+class Gatekeeper:
+    """Asks every request for the node's key, in one place for all routes, known and unknown.
+
+    `key=None`: nobody is asked, which the entry point allows on loopback only (or with `--insecure-lan`).
+    Then at least no web page may use the node through a visitor's browser: an `Origin` is refused.
+    """
+
+    def __init__(self, app: App, *, key: str | None) -> None:
+        self._app = app
+        self._key = key
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] != OPEN_ROUTE:
+            refusal = self._refusal(scope["headers"])
+            if refusal is not None:
+                await send_problem(send, refusal)
+                return
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        await self._app(scope, receive, send)
+
+    def _refusal(self, headers: Iterable[tuple[bytes, bytes]]) -> CouncilError | None:
+        given: str | None = None
+        origin = False
+        for name, value in headers:
+            if name == b"authorization":
+                given = value.decode("latin-1")
+            elif name == b"origin":
+                origin = True
+        if self._key is None:
+            if origin:
+                return ForbiddenError("a node without a key does not answer web pages; set COUNCIL_NODE_KEY")
+            return None
+        if keys_match(bearer(given), self._key):
+            return None
+        return UnauthorizedError(
+            "send the node's key as `Authorization: Bearer KEY` (COUNCIL_NODE_KEY there)"
+        )

@@ -1,0 +1,127 @@
+"""What the HTTP engines share: requests whose every failure is one of ours, and the bytes of a stream."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+from urllib.parse import urlsplit, urlunsplit
+
+import aiohttp
+import httpx
+import msgspec
+
+from common.errors import CouncilError, EngineFailedError, EngineUnavailableError, StreamCutError
+from common.protocol import GenerateRequest
+from common.telemetry import TraceContext
+
+# `httpx-aiohttp` translates most of aiohttp's exceptions, not all of them.
+TRANSPORT_ERRORS = (httpx.HTTPError, httpx.StreamError, aiohttp.ClientError, OSError)
+LONGEST_BODY = 64 * 1024 * 1024
+_LONGEST_ERROR_BODY = 64 * 1024
+JSON_HEADERS = {"content-type": "application/json"}
+
+T = TypeVar("T")
+ErrorOfBody = Callable[[int, bytes], CouncilError]
+encode_json = msgspec.json.Encoder().encode
+
+
+def trace_headers(request: GenerateRequest) -> dict[str, str]:
+    """The ids that go on to the engine with the call."""
+    headers = dict(JSON_HEADERS)
+    trace = TraceContext.parse(request.traceparent)
+    if trace is not None:
+        headers["traceparent"] = str(trace.child())
+    if request.request_id and request.request_id.isascii() and request.request_id.isprintable():
+        headers["x-request-id"] = request.request_id
+    return headers
+
+
+def shown_address(base_url: str) -> str:
+    """The address without a password in it, for health and logs."""
+    parts = urlsplit(base_url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+class WireClient:
+    """One engine's HTTP side. `client` has the engine's base URL; `error_of_body` reads its errors."""
+
+    def __init__(self, client: httpx.AsyncClient, *, what: str, error_of_body: ErrorOfBody) -> None:
+        self._client = client
+        self._what = what
+        self._error_of_body = error_of_body
+
+    def unavailable(self, error: BaseException) -> EngineUnavailableError:
+        return EngineUnavailableError(
+            f"{self._what} does not answer ({type(error).__name__}: {error}); is it running there?",
+            retry_after_s=2.0,
+        )
+
+    async def ask(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        timeout_s: float | None,
+        error_of_body: ErrorOfBody | None = None,
+    ) -> bytes:
+        """One request, one body. `timeout_s` bounds each read; `None` waits as long as the caller does."""
+        timeout = httpx.Timeout(self._client.timeout.connect, read=timeout_s)
+        content = None if body is None else encode_json(body)
+        try:
+            response = await self._client.request(
+                method, path, content=content, headers=JSON_HEADERS if content else None, timeout=timeout
+            )
+        except TRANSPORT_ERRORS as error:
+            raise self.unavailable(error) from error
+        if not response.is_success:
+            raise (error_of_body or self._error_of_body)(response.status_code, response.content)
+        return response.content
+
+    @asynccontextmanager
+    async def stream(
+        self, path: str, body: bytes, headers: Mapping[str, str], error_of_body: ErrorOfBody
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        """The raw reads of a streamed answer. Leaving the block early hangs up on the engine.
+
+        Raises `EngineUnavailableError` before the headers, the engine's error for a status that is no
+        success; a connection that breaks inside the block is for the caller (`TRANSPORT_ERRORS`).
+        """
+        request = self._client.build_request("POST", path, content=body, headers=dict(headers))
+        try:
+            response = await self._client.send(request, stream=True)
+        except TRANSPORT_ERRORS as error:
+            raise self.unavailable(error) from error
+        try:
+            if not response.is_success:
+                raise error_of_body(response.status_code, await _read_some(response))
+            # The stream itself and not `aiter_raw`: its wrappers cost as much again for each read.
+            assert isinstance(response.stream, httpx.AsyncByteStream)
+            yield response.stream.__aiter__()
+        finally:
+            await response.aclose()
+
+    def cut(self, error: BaseException | None, model: str) -> StreamCutError:
+        reason = f" ({type(error).__name__})" if error is not None else ""
+        return StreamCutError(f"{self._what} ended its answer without its last message{reason}", model=model)
+
+
+async def _read_some(response: httpx.Response) -> bytes:
+    body = bytearray()
+    try:
+        async for data in response.stream:  # type: ignore[union-attr]
+            body += data
+            if len(body) > _LONGEST_ERROR_BODY:
+                break
+    except TRANSPORT_ERRORS:
+        pass  # what arrived of the error is better than the news that its end did not
+    return bytes(body)
+
+
+def decode(decoder: msgspec.json.Decoder[T], body: bytes, what: str) -> T:
+    """Decode an answer of the engine. Raises `EngineFailedError` when it is not what it should be."""
+    try:
+        return decoder.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise EngineFailedError(f"{what} cannot be read: {error}") from error

@@ -1,0 +1,124 @@
+"""`python -m worker_node`: flags, settings, choice of the engine, and the server."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from common.errors import CouncilError
+from common.settings import NodeSettings, require_key_off_loopback
+from worker_node.server import Ready
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The program. Returns its exit code: 0 stopped, 1 could not start, 2 wrong usage."""
+    arguments = _parser().parse_args(argv)
+    flags = {
+        name: getattr(arguments, name) for name in ("host", "port", "name", "data_dir", "engine", "log_level")
+    }
+    flags["insecure_lan"] = True if arguments.insecure_lan else None
+    try:
+        settings = NodeSettings.load("node", config=arguments.config, flags=flags)
+
+        def ready(now: Ready) -> None:
+            from worker_node.server import write_port_file
+
+            if arguments.port_file is not None:
+                write_port_file(arguments.port_file, now)
+            sys.stdout.write(now.to_json() + "\n")
+            sys.stdout.flush()
+
+        _run(settings, on_ready=ready, exit_with_parent=arguments.exit_with_parent)
+    except CouncilError as error:
+        sys.stderr.write(f"worker node: {error.detail}\n")
+        return 1
+    except OSError as error:
+        sys.stderr.write(f"worker node: {error}\n")
+        return 1
+    except KeyboardInterrupt:
+        return 0
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m worker_node", description="Serve this machine's engine to a lan-council master."
+    )
+    parser.add_argument("--host", help="address to listen on (COUNCIL_NODE_HOST, 127.0.0.1)")
+    parser.add_argument("--port", type=int, help="port, 0 for a free one (COUNCIL_NODE_PORT, 8001)")
+    parser.add_argument("--name", help="name of the node (COUNCIL_NODE_NAME, this machine's)")
+    parser.add_argument("--data-dir", type=Path, help="folder of everything that is kept (COUNCIL_DATA_DIR)")
+    parser.add_argument("--engine", choices=("auto", "ollama", "openai", "embedded"))
+    parser.add_argument("--config", type=Path, help="settings file in TOML (COUNCIL_CONFIG)")
+    parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"))
+    parser.add_argument("--insecure-lan", action="store_true", help="serve other machines without a key")
+    parser.add_argument("--port-file", type=Path, help="write the address there as JSON when ready")
+    parser.add_argument(
+        "--exit-with-parent",
+        action="store_true",
+        help="stop when standard input closes (used by `council up`)",
+    )
+    return parser
+
+
+def _run(settings: NodeSettings, *, on_ready: Callable[[Ready], None], exit_with_parent: bool) -> None:
+    from common import logs
+
+    logs.configure(level=settings.log_level, fmt=settings.log_format, program="worker_node")
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(serve(settings, on_ready=on_ready, stop_with_stdin=exit_with_parent))
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:  # Windows
+        return None
+    return uvloop.new_event_loop
+
+
+async def serve(
+    settings: NodeSettings,
+    *,
+    on_ready: Callable[[Ready], None] | None = None,
+    stop_with_stdin: bool = False,
+) -> None:
+    """Serve a node until it is told to stop. Raises `SettingsError` when it cannot start.
+
+    `on_ready` is called once, when the node answers.
+    """
+    require_key_off_loopback(
+        host=settings.host, key=settings.key, insecure_lan=settings.insecure_lan, program="node"
+    )
+    from worker_node.app import create_app
+    from worker_node.call import CallLimits
+    from worker_node.engine_choice import choose_engines
+    from worker_node.server import listen, run, url_of
+    from worker_node.service import NodeService
+
+    listener = listen(settings.host, settings.port)
+    try:
+        engines = await choose_engines(settings)
+    except BaseException:
+        listener.close()
+        raise
+    service = NodeService(
+        name=settings.name or socket.gethostname(),
+        engines=engines,
+        limits=CallLimits(settings.queue_timeout_s, settings.load_timeout_s),
+        max_loaded_models=settings.max_loaded_models,
+        max_queue=settings.max_queue,
+    )
+    await run(
+        create_app(service, key=settings.key, data_dir=settings.data_dir),
+        service,
+        listener,
+        url=url_of(listener, settings.host),
+        drain_timeout_s=settings.drain_timeout_s,
+        on_ready=on_ready or (lambda _ready: None),
+        stop_with_stdin=stop_with_stdin,
+    )

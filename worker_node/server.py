@@ -1,0 +1,183 @@
+"""The node as a process: socket, signals, and the way out."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+
+from common.errors import SettingsError
+from common.logs import get_logger
+from worker_node.asgi import App
+from worker_node.service import NodeService
+
+log = get_logger(__name__)
+
+# Longer than the master's clients keep idle connections, so that the node never closes one just in use.
+KEEP_ALIVE_S = 75
+_CLOSE_S = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """What a node tells when it serves: one JSON line on standard output, and the port file."""
+
+    url: str
+    name: str
+    pid: int
+
+    def to_json(self) -> str:
+        return json.dumps({"url": self.url, "name": self.name, "pid": self.pid})
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket; port 0 takes a free one. Raises `SettingsError` when the address cannot be had."""
+    try:
+        family, kind, proto, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, proto)
+    except OSError as error:
+        raise SettingsError(f"cannot listen on {host}: {error.strerror or error}") from error
+    try:
+        if sys.platform != "win32":  # there it would let two programs share the port
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(2048)
+        listener.setblocking(False)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise SettingsError(
+                f"port {port} on {host} is in use; is another node running there? "
+                "Choose another one with --port or COUNCIL_NODE_PORT (0 takes a free one)"
+            ) from error
+        raise SettingsError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
+    return listener
+
+
+def url_of(listener: socket.socket, host: str) -> str:
+    """The address that reaches the socket from this machine."""
+    port = listener.getsockname()[1]
+    if host in ("0.0.0.0", "::", ""):
+        host = "127.0.0.1"
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+class NodeServer(uvicorn.Server):
+    """uvicorn that answers while it drains: callers hear `node_draining`, not a refused connection."""
+
+    def __init__(self, config: uvicorn.Config, *, on_started: Callable[[], None]) -> None:
+        super().__init__(config)
+        self.stop_asked = asyncio.Event()
+        self._on_started = on_started
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
+        await super().startup(sockets=sockets)
+        if self.started:
+            self._on_started()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Signals ask for a drain; a second one ends at once. Left to others off the main thread."""
+        import threading
+
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        names = ["SIGINT", "SIGTERM", "SIGBREAK"]  # the last one is Windows' Ctrl-Break
+        wanted = [getattr(signal, name) for name in names if hasattr(signal, name)]
+        before = {one: signal.signal(one, self._signalled) for one in wanted}
+        try:
+            yield
+        finally:
+            for one, handler in before.items():
+                signal.signal(one, handler)
+
+    def _signalled(self, _number: int, _frame: FrameType | None) -> None:
+        if self.stop_asked.is_set():
+            self.force_exit = True
+            self.should_exit = True
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self.stop_asked.set)
+
+
+async def run(
+    app: App,
+    service: NodeService,
+    listener: socket.socket,
+    *,
+    url: str,
+    drain_timeout_s: float,
+    on_ready: Callable[[Ready], None],
+    stop_with_stdin: bool = False,
+) -> None:
+    """Serve until a signal, or with `stop_with_stdin` until standard input closes; then drain and return."""
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        ws="none",
+        server_header=False,
+        date_header=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=_CLOSE_S,
+    )
+    ready = Ready(url, service.name, os.getpid())
+    server = NodeServer(config, on_started=lambda: on_ready(ready))
+    await service.start()
+    try:
+        async with asyncio.TaskGroup() as group:
+            serving = group.create_task(server.serve(sockets=[listener]))
+            if stop_with_stdin:
+                _watch_stdin(asyncio.get_running_loop(), server.stop_asked)
+            stopping = group.create_task(_stop_when_asked(server, service, drain_timeout_s))
+            await asyncio.wait((serving,))
+            stopping.cancel()
+    finally:
+        await service.stop()
+        listener.close()
+
+
+async def _stop_when_asked(server: NodeServer, service: NodeService, drain_timeout_s: float) -> None:
+    await server.stop_asked.wait()
+    await service.drain(drain_timeout_s)
+    server.should_exit = True
+
+
+def _watch_stdin(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
+    """Set `stop` when the parent's end of standard input closes, as it does however the parent dies.
+
+    A daemon thread, because a pipe can be waited for in no other way on all systems.
+    """
+    import threading
+
+    def wait() -> None:
+        with contextlib.suppress(OSError, ValueError):
+            while os.read(sys.stdin.fileno(), 4096):
+                pass
+        with contextlib.suppress(RuntimeError):  # the loop has ended by itself
+            loop.call_soon_threadsafe(stop.set)
+
+    threading.Thread(target=wait, name="stdin", daemon=True).start()
+
+
+def write_port_file(path: Path, ready: Ready) -> None:
+    """Write at once or not at all: whoever waits for the file must not read half of it."""
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(ready.to_json() + "\n", encoding="utf-8")
+    part.replace(path)
