@@ -1,0 +1,113 @@
+"""`/api/cluster/workers`: the nodes of the cluster."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from fastapi import APIRouter
+
+from common.errors import CouncilError, InvalidRequestError, NodeUnreachableError, UnauthorizedError
+from common.logs import get_logger
+from master.api.schemas import AddWorker
+from master.cluster.registry import Node
+from master.services import Master
+
+router = APIRouter(prefix="/api/cluster/workers", tags=["cluster"])
+_log = get_logger(__name__)
+
+
+def describe(node: Node, *, running: int = 0) -> dict[str, Any]:
+    health = node.health
+    return {
+        "name": node.name,
+        "url": node.client.url,
+        "state": "draining" if node.draining else node.state,
+        "error": node.error,
+        "version": health.version if health else None,
+        "uptime_s": health.uptime_s if health else None,
+        "last_seen": node.last_seen,
+        "running": running,
+        "slots": max((model.slots for model in node.models), default=0),
+        "engines": [
+            {"name": engine.name, "kind": engine.kind, "status": engine.status, "address": engine.address}
+            for engine in node.engines
+        ],
+        "models": [
+            {"name": model.name, "size": model.size, "resident": model.resident, "slots": model.slots}
+            for model in node.models
+        ],
+    }
+
+
+@router.get("")
+async def list_workers(master: Master) -> dict[str, Any]:
+    return {
+        "workers": [
+            describe(node, running=master.dispatcher.lanes.running_on(node.name))
+            for node in master.registry.nodes.values()
+        ]
+    }
+
+
+@router.post("", status_code=201)
+async def add_worker(body: AddWorker, master: Master) -> dict[str, Any]:
+    """Register a node. It has to answer now, as a worker node of this protocol and with this key."""
+    if body.fingerprint is not None:
+        raise InvalidRequestError("nodes speak plain HTTP so far; a fingerprint cannot be checked yet")
+    node = master.registry.add(body.url, name=body.name, key=body.key)
+    try:
+        health = await node.client.health()
+        if health.role != "worker":
+            raise NodeUnreachableError(f"{node.client.url} is a {health.role}, not a worker node")
+        await node.client.models()
+        await master.store.nodes.add(node.name, node.client.url, body.key, None)
+    except (CouncilError, asyncio.CancelledError) as error:
+        await master.registry.remove(node.name)
+        if isinstance(error, UnauthorizedError):
+            raise InvalidRequestError(
+                f"{node.client.url} refused the key; give the node's own with --key"
+            ) from error
+        raise
+    await master.registry.refresh(node)
+    _log.info("node added", node=node.name, url=node.client.url)
+    return describe(node)
+
+
+@router.get("/{name}")
+async def show_worker(name: str, master: Master) -> dict[str, Any]:
+    """One node, with what it tells of its machine."""
+    node = master.registry.get(name)
+    shown = describe(node, running=master.dispatcher.lanes.running_on(name))
+    try:
+        shown["system"] = await node.client.system()
+    except CouncilError as error:
+        shown["system"] = None
+        shown["error"] = shown["error"] or error.detail
+    return shown
+
+
+@router.delete("/{name}", status_code=204)
+async def remove_worker(name: str, master: Master) -> None:
+    """Forget a node; calls that run on it are restarted elsewhere."""
+    await master.registry.remove(name)
+    await master.store.nodes.remove(name)
+
+
+@router.post("/{name}/drain")
+async def drain_worker(name: str, master: Master) -> dict[str, Any]:
+    """Send the node nothing new; what runs there ends."""
+    return await _set_draining(name, master, True)
+
+
+@router.post("/{name}/resume")
+async def resume_worker(name: str, master: Master) -> dict[str, Any]:
+    return await _set_draining(name, master, False)
+
+
+async def _set_draining(name: str, master: Master, draining: bool) -> dict[str, Any]:
+    node = master.registry.get(name)
+    await master.store.nodes.set_draining(name, draining)
+    node.draining = draining
+    master.dispatcher.pump()
+    return describe(node, running=master.dispatcher.lanes.running_on(name))

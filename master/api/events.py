@@ -1,0 +1,122 @@
+"""The events of one session, over WebSocket and over SSE: two shells around one log."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from uuid import UUID
+
+from fastapi import APIRouter, Query, Request, WebSocket, WebSocketDisconnect
+from fastapi.responses import Response, StreamingResponse
+
+from common.errors import CouncilError, InvalidRequestError, NotAcceptableError
+from master.council.events import EventLog, TooSlowError
+from master.council.runner import SessionRunner
+from master.council.service import CouncilService
+from master.services import Services
+
+router = APIRouter(prefix="/api/council/sessions", tags=["events"])
+
+_SEND_TIMEOUT_S = 20.0
+_KEEP_ALIVE_S = 15.0
+
+
+@router.websocket("/{session_id}/events")
+async def watch_by_socket(socket: WebSocket, session_id: UUID, after: int | None = Query(None, ge=0)) -> None:
+    """Every event after a number, then 1000; 1013 for a socket too slow to follow."""
+    services: Services = socket.app.state.services
+    await socket.accept()
+    try:
+        log = await _log_of(services.council, str(session_id))
+    except CouncilError as error:
+        await socket.send_json({"type": "error", "error": error.to_problem()})
+        await socket.close(1008 if error.status == 404 else 1011, error.title)
+        return
+    sender = asyncio.create_task(_send_all(socket, log, after))
+    reader = asyncio.create_task(_until_closed(socket))
+    try:
+        await asyncio.wait((sender, reader), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in (sender, reader):
+            task.cancel()
+        await asyncio.gather(sender, reader, return_exceptions=True)
+
+
+async def _send_all(socket: WebSocket, log: EventLog, after: int | None) -> None:
+    try:
+        async for _, data in log.watch(after):
+            async with asyncio.timeout(_SEND_TIMEOUT_S):
+                await socket.send_text(data.decode())
+        await socket.close(1000)
+    except (TooSlowError, TimeoutError):
+        await socket.close(1013, "too slow to follow; reconnect with ?after=")
+    except (WebSocketDisconnect, RuntimeError):  # Starlette's words for a peer that has gone
+        return
+
+
+async def _until_closed(socket: WebSocket) -> None:
+    """What a watcher sends is read and ignored; this ends when it closes."""
+    try:
+        while True:
+            message = await socket.receive()
+            if message["type"] == "websocket.disconnect":
+                return
+    except (WebSocketDisconnect, RuntimeError):
+        return
+
+
+@router.get("/{session_id}/events")
+async def watch_by_sse(request: Request, session_id: UUID, after: int | None = Query(None, ge=0)) -> Response:
+    """The same events as server-sent ones; `Last-Event-ID` resumes; 204 when nothing will follow."""
+    if "text/event-stream" not in request.headers.get("accept", ""):
+        raise NotAcceptableError("ask with `Accept: text/event-stream`, or open this address as a WebSocket")
+    last_id = request.headers.get("last-event-id")
+    if last_id is not None:
+        if not last_id.isdigit():
+            raise InvalidRequestError("Last-Event-ID is the `seq` of the last event that was read")
+        after = int(last_id)
+    services: Services = request.app.state.services
+    log = await _log_of(services.council, str(session_id))
+    if after is not None and log.is_past_end(after):
+        return Response(status_code=204)
+    return StreamingResponse(
+        _as_sse(log, after), media_type="text/event-stream", headers={"Cache-Control": "no-store"}
+    )
+
+
+async def _as_sse(log: EventLog, after: int | None) -> AsyncIterator[bytes]:
+    events = log.watch(after)
+    pending: asyncio.Task[tuple[int, bytes]] | None = None
+    try:
+        while True:
+            pending = pending or asyncio.ensure_future(anext(events))
+            done, _ = await asyncio.wait((pending,), timeout=_KEEP_ALIVE_S)
+            if not done:
+                yield b": still here\n\n"
+                continue
+            seq, data = pending.result()
+            pending = None
+            yield b"id: %d\ndata: %b\n\n" % (seq, data)
+    except (StopAsyncIteration, TooSlowError):
+        return
+    finally:
+        if pending is not None:
+            pending.cancel()
+            await asyncio.gather(pending, return_exceptions=True)
+
+
+async def _log_of(council: CouncilService, session_id: str) -> EventLog:
+    """The session's log; for one that is no longer held, a log that opens with its snapshot and ends."""
+    runner: SessionRunner | None = council.runner(session_id)
+    if runner is not None:
+        return runner.log
+    session = await council.get(session_id)
+    stored = {"session": session.model_dump(mode="json"), "partial": {}}
+    log = EventLog(
+        session_id,
+        head=await council.stored_head(session_id),
+        snapshot=lambda: stored,
+        on_low=lambda: None,
+    )
+    log.end()
+    return log

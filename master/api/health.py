@@ -1,0 +1,94 @@
+"""Health and metrics of the master."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from fastapi import APIRouter, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from common import PROTOCOL_VERSION, __version__
+from common.errors import CouncilError
+from common.host import system_health
+from master.api.models import cluster_models
+from master.metrics import REGISTRY
+from master.services import Master
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/health")
+async def health(master: Master, response: Response) -> dict[str, Any]:
+    """`healthy`: a node answers and the database takes writes; `degraded`: one node is in trouble;
+    `unhealthy` (503): no council can be held.
+    """
+    checks: dict[str, str] = {}
+    try:
+        await master.store.check()
+        checks["database"] = "connected"
+    except CouncilError as error:
+        checks["database"] = error.code
+    nodes = list(master.registry.nodes.values())
+    answering = [node for node in nodes if node.answers]
+    models = any(node.models for node in answering)
+    checks["nodes"] = "connected" if answering else "none"
+    checks["models"] = "connected" if models else "none"
+    if checks["database"] != "connected" or not answering:
+        status = "unhealthy"
+    elif not models or any(node.state != "healthy" for node in nodes):
+        status = "degraded"
+    else:
+        status = "healthy"
+    if status == "unhealthy":
+        response.status_code = 503
+    return {
+        "status": status,
+        "role": "master",
+        "protocol": PROTOCOL_VERSION,
+        "name": master.settings.name,
+        "version": __version__,
+        "uptime_s": round(time.monotonic() - master.started_at, 1),
+        "checks": checks,
+    }
+
+
+@router.get("/health/system")
+async def health_system(master: Master) -> dict[str, Any]:
+    return system_health(master.settings.data_dir)
+
+
+@router.get("/health/ollama")
+async def health_ollama(master: Master) -> dict[str, Any]:
+    """Every node's engines as they last told."""
+    return {
+        "nodes": [
+            {
+                "node": node.name,
+                "state": node.state,
+                "engines": [
+                    {
+                        "name": engine.name,
+                        "kind": engine.kind,
+                        "address": engine.address,
+                        "status": engine.status,
+                        "version": engine.version,
+                        "latency_ms": engine.latency_ms,
+                        "error": engine.error,
+                    }
+                    for engine in node.engines
+                ],
+            }
+            for node in master.registry.nodes.values()
+        ]
+    }
+
+
+@router.get("/health/models")
+async def health_models(master: Master) -> dict[str, Any]:
+    return {"models": cluster_models(master.registry)}
+
+
+@router.get("/metrics", include_in_schema=False)
+async def metrics() -> Response:
+    return Response(generate_latest(REGISTRY), media_type=CONTENT_TYPE_LATEST)

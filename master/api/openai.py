@@ -1,0 +1,323 @@
+"""OpenAI's shapes, first form: `council` is the whole council, a named model is one call on the best node."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from typing import Annotated, Any, Literal
+from uuid import uuid4
+
+from fastapi import APIRouter, Header, Request
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from common.errors import CouncilError, InternalError, InvalidRequestError, ModelUnavailableError
+from common.protocol import Channel, Message
+from common.telemetry import TraceContext
+from common.usage import TokenUsage
+from master.api.models import cluster_models
+from master.api.schemas import CreateSession, SamplingOptions
+from master.cluster.calls import Call, SilentWatcher
+from master.council.runner import SessionRunner
+from master.services import Master, Services
+
+router = APIRouter(prefix="/v1", tags=["openai"])
+COUNCIL_MODEL = "council"
+_DONE = b"data: [DONE]\n\n"
+
+
+class ChatPart(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True)
+    type: Literal["text"]
+    text: str
+
+
+class ChatMessage(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True)
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[ChatPart]
+
+    @property
+    def text(self) -> str:
+        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+
+
+class StreamOptions(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True)
+    include_usage: bool = False
+
+
+class ChatCompletion(BaseModel):
+    """The fields that are used; others of OpenAI's are ignored, as servers of this shape do."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    model: str = Field(min_length=1, max_length=200)
+    messages: list[ChatMessage] = Field(min_length=1, max_length=1000)
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    max_tokens: int | None = Field(None, ge=1, le=32768)
+    max_completion_tokens: int | None = Field(None, ge=1, le=32768)
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, gt=0, le=1)
+    seed: int | None = Field(None, ge=0, le=2**31 - 1)
+    stop: str | list[str] | None = None
+    presence_penalty: float | None = Field(None, ge=-2, le=2)
+    frequency_penalty: float | None = Field(None, ge=-2, le=2)
+    response_format: dict[str, Any] | None = None
+
+    def options(self) -> dict[str, Any]:
+        return SamplingOptions(
+            temperature=self.temperature,
+            top_p=self.top_p,
+            seed=self.seed,
+            num_predict=self.max_completion_tokens or self.max_tokens,
+            stop=[self.stop] if isinstance(self.stop, str) else self.stop,
+            presence_penalty=self.presence_penalty,
+            frequency_penalty=self.frequency_penalty,
+        ).as_dict()
+
+    def format(self) -> Literal["json"] | dict[str, Any] | None:
+        kind = (self.response_format or {}).get("type")
+        if kind == "json_object":
+            return "json"
+        if kind == "json_schema":
+            schema = (self.response_format or {}).get("json_schema", {}).get("schema")
+            if not isinstance(schema, dict):
+                raise InvalidRequestError("response_format.json_schema.schema has to be a JSON Schema object")
+            return schema
+        return None
+
+
+@router.get("/models")
+async def list_models(master: Master) -> dict[str, Any]:
+    now = int(time.time())
+    names = [COUNCIL_MODEL, *(entry["name"] for entry in cluster_models(master.registry))]
+    data = [{"id": name, "object": "model", "created": now, "owned_by": "lan-council"} for name in names]
+    return {"object": "list", "data": data}
+
+
+@router.post("/chat/completions")
+async def chat_completions(
+    body: ChatCompletion,
+    request: Request,
+    master: Master,
+    traceparent: Annotated[str | None, Header()] = None,
+) -> Response:
+    trace = TraceContext.parse(traceparent) or TraceContext.new()
+    try:
+        answer = _council(body, master, trace) if body.model == COUNCIL_MODEL else _model(body, master, trace)
+        if body.stream:
+            return await _streamed(body, answer)
+        return await _whole(body, answer, request)
+    except CouncilError as error:
+        return JSONResponse(_openai_error(error), status_code=error.status, headers=error.headers)
+    except ValidationError as error:
+        problem = InvalidRequestError("; ".join(str(one["msg"]) for one in error.errors()))
+        return JSONResponse(_openai_error(problem), status_code=problem.status)
+
+
+class _Piece(BaseModel):
+    """What an answer is made of: text as it comes, then how it ended."""
+
+    channel: Channel = "answer"
+    text: str = ""
+    usage: TokenUsage | None = None
+    finish: str | None = None
+
+
+class _ToQueue(SilentWatcher):
+    def __init__(self, queue: asyncio.Queue[_Piece | CouncilError]) -> None:
+        self._queue = queue
+        self._seen = False
+
+    def delta(self, channel: Channel, text: str) -> None:
+        self._queue.put_nowait(_Piece(channel=channel, text=text))
+
+
+async def _model(body: ChatCompletion, master: Services, trace: TraceContext) -> AsyncIterator[_Piece]:
+    """One call of one model. Closing the iterator cancels it down to the engine."""
+    if not master.registry.nodes_with(body.model, answering=False):
+        raise ModelUnavailableError(f"no node has {body.model}; see /v1/models", model=body.model)
+    call = Call(
+        call_id=f"chat/{uuid4()}",
+        model=body.model,
+        messages=tuple(
+            Message("system" if one.role == "developer" else one.role, one.text) for one in body.messages
+        ),
+        format=body.format(),
+        options=body.options(),
+        traceparent=str(trace.child()),
+    )
+    queue: asyncio.Queue[_Piece | CouncilError] = asyncio.Queue()
+
+    async def run() -> None:
+        try:
+            answer = await master.dispatcher.run(call, _ToQueue(queue))
+            finish = "length" if answer.done_reason == "length" else "stop"
+            queue.put_nowait(_Piece(usage=answer.token_usage, finish=finish))
+        except CouncilError as error:
+            queue.put_nowait(error)
+        except Exception as error:
+            queue.put_nowait(InternalError("the call crashed; the log has the details"))
+            raise error
+
+    task = asyncio.create_task(run(), name=call.call_id)
+    try:
+        while True:
+            piece = await queue.get()
+            if isinstance(piece, CouncilError):
+                raise piece
+            yield piece
+            if piece.finish is not None:
+                return
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def _council(body: ChatCompletion, master: Services, trace: TraceContext) -> AsyncIterator[_Piece]:
+    """The whole council on the last user message; its final answer is the text.
+
+    Earlier messages are put before the question, marked, since a chat's history is the client's here.
+    """
+    runner, session = await master.council.create(
+        CreateSession.model_validate({"question": _as_question(body), "options": body.options()}),
+        traceparent=str(trace),
+    )
+    if runner is None:
+        raise AssertionError("a session without a key is always new")
+    try:
+        sent = ""
+        async for text in _synthesis_texts(runner):
+            sent += text
+            yield _Piece(text=text)
+        ended = await master.council.get(session.id)
+        if ended.state != "completed":
+            problem = ended.error if isinstance(ended.error, dict) else {}
+            raise InternalError(str(problem.get("detail") or f"the council ended as {ended.state}"))
+        final = ended.synthesis.text if ended.synthesis else _top_opinion(ended)
+        if not sent:
+            yield _Piece(text=final)
+        total = ended.token_usage
+        yield _Piece(
+            usage=TokenUsage.of(total.total_prompt_tokens, total.total_completion_tokens), finish="stop"
+        )
+    finally:
+        runner.cancel()  # a client that hung up wants no council; an ended one ignores this
+
+
+async def _synthesis_texts(runner: SessionRunner) -> AsyncIterator[str]:
+    """The chairman's words as they come. What a restarted or replaced chairman had said stays said."""
+    async for _, data in runner.log.watch(0):
+        event = json.loads(data)
+        is_text = event["type"] == "call.delta" and event["stage"] == "synthesis"
+        if is_text and event["channel"] == "answer":
+            yield event["text"]
+
+
+def _top_opinion(session: Any) -> str:
+    return next((one.opinion or "" for one in session.agents if one.agent_id == session.top_answer), "")
+
+
+def _as_question(body: ChatCompletion) -> str:
+    *earlier, last = body.messages
+    if last.role != "user":
+        raise InvalidRequestError("the last message has to be the user's")
+    if not earlier:
+        return last.text
+    said = "\n\n".join(f"[{one.role}] {one.text}" for one in earlier)
+    return f"The conversation so far:\n\n{said}\n\nThe question now:\n\n{last.text}"
+
+
+async def _whole(body: ChatCompletion, answer: AsyncIterator[_Piece], request: Request) -> Response:
+    """Collect the answer, and give it up when the client has hung up."""
+    collecting = asyncio.create_task(_collect(answer))
+    gone = asyncio.create_task(_hung_up(request))
+    try:
+        await asyncio.wait((collecting, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not collecting.done():
+            return Response(status_code=499)
+        text, thinking, finish, usage = collecting.result()
+    finally:
+        for task in (collecting, gone):
+            task.cancel()
+        await asyncio.gather(collecting, gone, return_exceptions=True)
+    message: dict[str, Any] = {"role": "assistant", "content": text}
+    if thinking:
+        message["reasoning"] = thinking
+    return JSONResponse(
+        {
+            **_head("chat.completion", body.model),
+            "choices": [{"index": 0, "message": message, "finish_reason": finish}],
+            "usage": _usage(usage),
+        }
+    )
+
+
+async def _collect(answer: AsyncIterator[_Piece]) -> tuple[str, str, str, TokenUsage]:
+    texts: dict[Channel, list[str]] = {"answer": [], "thinking": []}
+    finish, usage = "stop", TokenUsage()
+    async for piece in answer:
+        texts[piece.channel].append(piece.text)
+        finish, usage = piece.finish or finish, piece.usage or usage
+    return "".join(texts["answer"]), "".join(texts["thinking"]), finish, usage
+
+
+async def _hung_up(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        continue
+
+
+async def _streamed(body: ChatCompletion, answer: AsyncIterator[_Piece]) -> Response:
+    """Wait for the first piece, so that an error before it is a status and not a stream."""
+    first = await anext(answer)
+    return StreamingResponse(_chunks(body, first, answer), media_type="text/event-stream")
+
+
+async def _chunks(body: ChatCompletion, first: _Piece, rest: AsyncIterator[_Piece]) -> AsyncIterator[bytes]:
+    head = _head("chat.completion.chunk", body.model)
+    yield _event({**head, "choices": [_choice({"role": "assistant", "content": ""})]})
+    try:
+        piece: _Piece | None = first
+        while piece is not None:
+            if piece.text:
+                field = "content" if piece.channel == "answer" else "reasoning"
+                yield _event({**head, "choices": [_choice({field: piece.text})]})
+            if piece.finish is not None:
+                yield _event({**head, "choices": [_choice({}, piece.finish)]})
+                if body.stream_options is not None and body.stream_options.include_usage:
+                    yield _event({**head, "choices": [], "usage": _usage(piece.usage or TokenUsage())})
+            piece = await anext(rest, None)
+        yield _DONE
+    except CouncilError as error:
+        yield _event(_openai_error(error))
+    finally:
+        await rest.aclose()  # type: ignore[attr-defined]  # both are async generators
+
+
+def _head(kind: str, model: str) -> dict[str, Any]:
+    return {"id": f"chatcmpl-{uuid4().hex}", "object": kind, "created": int(time.time()), "model": model}
+
+
+def _choice(delta: dict[str, Any], finish: str | None = None) -> dict[str, Any]:
+    return {"index": 0, "delta": delta, "finish_reason": finish}
+
+
+def _usage(usage: TokenUsage) -> dict[str, int]:
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.total_tokens,
+    }
+
+
+def _event(value: dict[str, Any]) -> bytes:
+    return b"data: " + json.dumps(value, ensure_ascii=False).encode() + b"\n\n"
+
+
+def _openai_error(error: CouncilError) -> dict[str, Any]:
+    kind = "invalid_request_error" if error.status < 500 else "api_error"
+    return {"error": {"message": error.detail, "type": kind, "param": None, "code": error.code}}

@@ -1,0 +1,104 @@
+"""What clients send, validated."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
+
+from common.errors import PayloadTooLargeError
+
+MAX_QUESTION_BYTES = 64 * 1024
+MAX_AGENTS = 16
+
+ModelName = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SamplingOptions(_Body):
+    """Options of one answer. What makes an engine reload its model (`num_ctx` …) is the node's to set."""
+
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, gt=0, le=1)
+    top_k: int | None = Field(None, ge=0, le=1000)
+    min_p: float | None = Field(None, ge=0, le=1)
+    seed: int | None = Field(None, ge=0, le=2**31 - 1)
+    num_predict: int | None = Field(None, ge=1, le=32768)
+    repeat_penalty: float | None = Field(None, ge=0, le=2)
+    presence_penalty: float | None = Field(None, ge=-2, le=2)
+    frequency_penalty: float | None = Field(None, ge=-2, le=2)
+    stop: list[Annotated[str, StringConstraints(min_length=1, max_length=100)]] | None = Field(
+        None, max_length=8
+    )
+
+    def as_dict(self) -> dict[str, Any]:
+        return self.model_dump(exclude_none=True)
+
+
+class AgentChoice(_Body):
+    model: ModelName
+    persona: Annotated[str, StringConstraints(strip_whitespace=True, max_length=1000)] | None = None
+
+
+class CreateSession(_Body):
+    """`POST /api/council/sessions`. Left out, agents and chairman are chosen from the cluster's models."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        json_schema_extra={
+            "examples": [
+                {
+                    "question": "Which of two sorting algorithms should I use for nearly sorted data?",
+                    "selected_agents": ["llama3.2:1b", {"model": "qwen2.5:0.5b", "persona": "sceptic"}],
+                    "chairman": "phi3.5",
+                }
+            ]
+        },
+    )
+
+    question: str
+    selected_agents: list[ModelName | AgentChoice] | None = Field(None, min_length=1, max_length=MAX_AGENTS)
+    chairman: ModelName | None = None
+    chairman_fallbacks: list[ModelName] = Field(default_factory=list, max_length=8)
+    conversation_id: UUID | None = None
+    quorum: int | None = Field(None, ge=1, le=MAX_AGENTS)
+    cache: bool = False
+    options: SamplingOptions = Field(default_factory=SamplingOptions)
+
+    @field_validator("question")
+    @classmethod
+    def _question_has_words(cls, value: str) -> str:
+        if len(value.encode("utf-8", "surrogatepass")) > MAX_QUESTION_BYTES:
+            raise PayloadTooLargeError(f"a question may have {MAX_QUESTION_BYTES // 1024} KiB at most")
+        if not value.strip():
+            raise ValueError("the question is empty")
+        if any(0xD800 <= ord(char) <= 0xDFFF for char in value):
+            raise ValueError("the question is not valid Unicode (a lone surrogate)")
+        return value
+
+    @property
+    def agents(self) -> list[AgentChoice] | None:
+        if self.selected_agents is None:
+            return None
+        return [AgentChoice(model=one) if isinstance(one, str) else one for one in self.selected_agents]
+
+
+class AddWorker(_Body):
+    url: str = Field(min_length=1, max_length=500)
+    name: str | None = Field(None, max_length=63)
+    key: str | None = Field(None, max_length=500)
+    fingerprint: str | None = Field(None, max_length=200)
+
+
+class PullModel(_Body):
+    model: ModelName
+    worker: str | None = Field(None, max_length=63)
+
+
+class Login(_Body):
+    key: str = Field(max_length=500)

@@ -1,0 +1,88 @@
+"""The master as an ASGI application: what it is made of, in the order in which it starts."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
+
+from common import __version__
+from common.errors import ConflictError
+from common.logs import get_logger
+from common.settings import MasterSettings
+from master.api import cluster, conversations, events, health, models, openai, page, problems, sessions
+from master.api.guard import Access, Guard
+from master.cluster.dispatch import Dispatcher, Limits
+from master.cluster.registry import Registry, parse_node_setting
+from master.council.service import CouncilService
+from master.services import Services
+from master.state.store import Store
+
+_log = get_logger(__name__)
+
+
+def create_app(settings: MasterSettings) -> FastAPI:
+    """Build the application; nothing is opened before its lifespan starts."""
+    access = Access.of(
+        host=settings.host,
+        key=settings.key,
+        insecure_lan=settings.insecure_lan,
+        cors_origins=settings.cors_origins,
+    )
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with _services(settings) as services:
+            app.state.services = services
+            yield
+
+    app = FastAPI(
+        title="lan-council",
+        version=__version__,
+        summary="A council of local language models on the PCs you already own.",
+        lifespan=lifespan,
+        redoc_url=None,
+    )
+    app.state.access = access
+    problems.install(app)
+    for module in (sessions, events, models, cluster, conversations, health, openai, page):
+        app.include_router(module.router)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["authorization", "content-type", "idempotency-key", "traceparent"],
+            expose_headers=["location", "retry-after"],
+        )
+    app.add_middleware(page.PageHeaders)
+    app.add_middleware(Guard, access=access)
+    return app
+
+
+@asynccontextmanager
+async def _services(settings: MasterSettings) -> AsyncIterator[Services]:
+    async with AsyncExitStack() as stack:
+        store = await Store.open(settings.sqlalchemy_url, data_dir=settings.data_dir)
+        stack.push_async_callback(store.close)
+        registry = Registry(heartbeat_s=settings.heartbeat_s, connect_timeout_s=settings.connect_timeout_s)
+        stack.push_async_callback(registry.close)
+        dispatcher = Dispatcher(registry, Limits.of(settings), max_waiting=settings.max_waiting_calls)
+        await _know_nodes(settings, store, registry)
+        council = CouncilService(settings=settings, store=store, registry=registry, dispatcher=dispatcher)
+        await stack.enter_async_context(council.running())
+        yield Services(settings, store, registry, dispatcher, council)
+
+
+async def _know_nodes(settings: MasterSettings, store: Store, registry: Registry) -> None:
+    """Nodes of the settings first, then those that `council worker add` left in the database."""
+    for entry in settings.nodes:
+        name, url, key = parse_node_setting(entry)
+        registry.add(url, name=name, key=key)
+    for stored in await store.nodes.list():
+        try:
+            registry.add(stored.url, name=stored.name, key=stored.key).draining = stored.draining
+        except ConflictError as error:
+            _log.warning("stored node skipped", node=stored.name, reason=error.detail)

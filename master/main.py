@@ -1,0 +1,228 @@
+"""The entry point of the master: settings, logs, one server, and the local node where asked."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import errno
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import uvicorn
+
+from common import logs
+from common.errors import ConflictError, CouncilError, SettingsError
+from common.security import is_loopback
+from common.settings import MasterSettings, NodeSettings, require_key_off_loopback
+from master.app import create_app
+from master.local_node import LocalNode
+from master.services import Services
+
+_SHUTDOWN_S = 5
+
+
+def main(argv: list[str] | None = None) -> int:
+    """`python -m master`: exit 0 after an orderly stop, 1 with one clear line otherwise."""
+    flags = _parser().parse_args(argv)
+    if flags.config is not None:
+        os.environ["COUNCIL_CONFIG"] = str(flags.config.resolve())  # for the local node as well
+    try:
+        settings = MasterSettings.load(
+            "master",
+            config=flags.config,
+            flags={
+                "host": flags.host,
+                "port": flags.port,
+                "data_dir": flags.data_dir,
+                "name": flags.name,
+                "database_url": flags.database_url,
+                "insecure_lan": flags.insecure_lan,
+            },
+        )
+        return serve(
+            settings,
+            port_file=flags.port_file,
+            exit_with_parent=flags.exit_with_parent,
+            local_node=flags.local_node,
+        )
+    except CouncilError as error:
+        print(f"council master: {error.detail}", file=sys.stderr)  # noqa: T201  # the one line for a person
+        return 1
+
+
+def serve(
+    settings: MasterSettings,
+    *,
+    port_file: Path | None = None,
+    exit_with_parent: bool = False,
+    local_node: bool = False,
+) -> int:
+    """Serve until SIGTERM or SIGINT. Raises `CouncilError` when it cannot start."""
+    require_key_off_loopback(
+        host=settings.host, key=settings.key, insecure_lan=settings.insecure_lan, program="master"
+    )
+    logs.configure(level=settings.log_level, fmt=settings.log_format, program="master")
+    if settings.insecure_lan and not is_loopback(settings.host):
+        logs.get_logger(__name__).warning("everybody on this network can use this master: --insecure-lan")
+    listener = _listen(settings.host, settings.port)
+    with listener:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            return runner.run(_serve(settings, listener, port_file, exit_with_parent, local_node))
+
+
+async def _serve(
+    settings: MasterSettings,
+    listener: socket.socket,
+    port_file: Path | None,
+    exit_with_parent: bool,
+    local_node: bool,
+) -> int:
+    app = create_app(settings)
+    # The lifespan is entered here and not by uvicorn: a start that fails must be an error, not a log line.
+    server = _Server(
+        uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=_SHUTDOWN_S,
+            ws="websockets-sansio",
+            ws_max_size=64 * 1024,
+            server_header=False,
+            lifespan="off",
+        )
+    )
+    async with app.router.lifespan_context(app):
+        services: Services = app.state.services
+        _stop_on_signals(server, exit_with_parent)
+        async with contextlib.AsyncExitStack() as stack:
+            serving = asyncio.create_task(server.serve(sockets=[listener]))
+            ready = asyncio.create_task(server.ready.wait())
+            if local_node:
+                await stack.enter_async_context(_local_node(settings, services))
+            await asyncio.wait((serving, ready), return_when=asyncio.FIRST_COMPLETED)
+            if ready.done():
+                _announce(settings, listener, port_file)
+            ready.cancel()
+            await serving
+    return 0
+
+
+class _Server(uvicorn.Server):
+    """Tells when it is ready, and does not raise a signal again once it has stopped: that would cut our own
+    clean-up off.
+    """
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.ready = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.ready.set()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _local_node(settings: MasterSettings, services: Services) -> contextlib.AbstractAsyncContextManager[None]:
+    of_node = NodeSettings.load("node")
+    name = of_node.name or "local"
+
+    def ready(url: str) -> None:
+        with contextlib.suppress(ConflictError):  # a restarted node has its old address
+            services.registry.add(url, name=name, key=of_node.key)
+
+    node = LocalNode(name=name, port=of_node.port, data_dir=settings.data_dir, on_ready=ready)
+    return node.running()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Bind before anything else starts, so that a taken port damages nothing."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        if sys.platform != "win32":
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        listener.bind((host, port))
+        listener.listen(1024)
+        listener.setblocking(False)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise SettingsError(
+                f"port {port} on {host} is taken, perhaps by another `council up`; stop that one or choose "
+                "another --port"
+            ) from error
+        raise SettingsError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
+    return listener
+
+
+def _announce(settings: MasterSettings, listener: socket.socket, port_file: Path | None) -> None:
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    line = json.dumps(
+        {
+            "url": f"http://{host}:{listener.getsockname()[1]}",
+            "name": settings.name,
+            "pid": os.getpid(),
+        }
+    )
+    print(line, flush=True)  # noqa: T201  # the parent process reads this line
+    if port_file is not None:
+        port_file.write_text(line + "\n", encoding="utf-8")
+
+
+def _stop_on_signals(server: uvicorn.Server, exit_with_parent: bool) -> None:
+    """Stop in order on SIGINT and SIGTERM; a parent that is gone counts as one."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if sys.platform == "win32":
+            signal.signal(
+                number, lambda got, frame: loop.call_soon_threadsafe(server.handle_exit, got, frame)
+            )
+        else:
+            loop.add_signal_handler(number, server.handle_exit, number, None)
+    if not exit_with_parent:
+        return
+
+    def watch() -> None:
+        with contextlib.suppress(OSError, ValueError):
+            while sys.stdin.buffer.read(4096):
+                continue
+        with contextlib.suppress(RuntimeError):  # the loop is closed: this program ends already
+            loop.call_soon_threadsafe(server.handle_exit, signal.SIGTERM, None)
+
+    threading.Thread(target=watch, name="parent watch", daemon=True).start()
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    if sys.platform == "win32":
+        return None
+    import uvloop
+
+    return uvloop.new_event_loop
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m master", description="The master of a lan-council cluster."
+    )
+    parser.add_argument("--host")
+    parser.add_argument("--port", type=int)
+    parser.add_argument("--name")
+    parser.add_argument("--data-dir", type=Path)
+    parser.add_argument("--config", type=Path)
+    parser.add_argument("--database-url")
+    parser.add_argument("--insecure-lan", action="store_true", default=None)
+    parser.add_argument("--port-file", type=Path, help="Write the ready line there as well.")
+    parser.add_argument("--exit-with-parent", action="store_true", help="Stop when standard input closes.")
+    parser.add_argument("--local-node", action="store_true", help="Start and keep a node on this machine.")
+    return parser

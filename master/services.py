@@ -1,0 +1,33 @@
+"""What the routes call: one object that the entry point builds and every route is handed."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from common.settings import MasterSettings
+from master.cluster.dispatch import Dispatcher
+from master.cluster.registry import Registry
+from master.council.service import CouncilService
+from master.state.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    settings: MasterSettings
+    store: Store
+    registry: Registry
+    dispatcher: Dispatcher
+    council: CouncilService
+    started_at: float = field(default_factory=time.monotonic)
+
+
+def _services(request: Request) -> Services:
+    found: Services = request.app.state.services
+    return found
+
+
+Master = Annotated[Services, Depends(_services)]
