@@ -49,7 +49,7 @@ class GgufHeader:
 
 
 def read_header(path: Path) -> GgufHeader:
-    """Read a file's header. Raises `ValueError` for what is no whole GGUF header, `OSError` as `open` does."""
+    """Read a file's header. Raises `ValueError` for what is no GGUF header, `OSError` as `open` does."""
     try:
         with path.open("rb") as file:
             facts = _read_facts(file)

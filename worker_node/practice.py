@@ -31,21 +31,13 @@ def is_practice(path: Path) -> bool:
         return False
 
 
-def gguf_files(models_dir: Path) -> list[Path]:
-    """The GGUF files of the folder and its direct subfolders, sorted; empty where there is no folder."""
-    found = [*models_dir.glob("*.gguf"), *models_dir.glob("*/*.gguf")]
-    return sorted(path for path in found if path.is_file())
-
-
 def write_practice_models(models_dir: Path) -> list[Path]:
-    """Write the practice models below `models_dir` unless it holds a real model; returns their paths.
+    """Write the practice models that are not there yet below `models_dir`; returns the paths of all.
 
     Safe to call from several processes at once: one writes, the others wait and find the files. Each file
     appears whole or not at all. Takes about 0.6 s the first time. Raises `OSError` where the folder cannot
     be written, and `TimeoutError` when another process holds the lock for 30 s.
     """
-    if any(not is_practice(path) for path in gguf_files(models_dir)):
-        return []
     folder = models_dir / FOLDER
     paths = {folder / f"{one.name}.gguf": one for one in TEMPERAMENTS}
     if all(path.is_file() for path in paths):

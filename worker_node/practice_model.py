@@ -41,7 +41,7 @@ _CHAT_TEMPLATE = (
 _WIDTH = 512  # length of an embedding
 _HEAD = 64
 _FEED_FORWARD = 32
-_ONE_HOT = 0.2  # share of the class in an embedding; the rest is the token's random direction
+_ONE_HOT = 0.02  # share of the class in an embedding; the rest is the token's random direction
 _USED = 0.05  # how strongly a used label is noted beside it
 _EPSILON = 1e-5
 
