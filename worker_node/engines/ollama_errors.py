@@ -1,7 +1,8 @@
-"""Ollama's failures become ours: the one place that reads its error texts.
+"""The engines' failures become ours: the one place that reads their error texts.
 
-Ollama answers `{"error": "text"}` with a status, or the same as the last line of a stream. The text may hold
-llama-server's JSON once more, or a Go print of such a map.
+Ollama answers `{"error": "text"}` with a status, or the same as the last line of a stream; the text may hold
+llama-server's JSON once more, or a Go print of such a map. The OpenAI-compatible servers answer
+`{"error": {"message", "type", "code"}}`, older vLLM the same without the outer object.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from common.errors import (
     InvalidRequestError,
     LoadTimeoutError,
     ModelNotFoundError,
+    ModelOutputError,
     OutOfMemoryError,
 )
 
@@ -40,6 +42,8 @@ _PHRASES: tuple[tuple[type[CouncilError], tuple[str, ...]], ...] = (
             "exceeds the context length",
             "longer than the context length",
             "maximum context length",
+            "greater than the context length",
+            "context_length_exceeded",
         ),
     ),
     (EngineFailedError, ("may be incompatible with your version",)),
@@ -55,6 +59,7 @@ _PHRASES: tuple[tuple[type[CouncilError], tuple[str, ...]], ...] = (
     ),
     (LoadTimeoutError, ("timed out waiting for llama-server to start", "timed out waiting for llama runner")),
     (EngineBusyError, ("server busy", "maximum pending requests", "loading model", "unavailable_error")),
+    (ModelOutputError, ("the model produced output that does not match",)),
     (EngineFailedError, ("has unexpectedly stopped", "error was encountered while running the model")),
     (
         InvalidRequestError,
@@ -79,12 +84,12 @@ def error_of_body(status: int, body: bytes, *, model: str | None) -> CouncilErro
         decoded = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError):
         decoded = body[:_LONGEST_DETAIL].decode("utf-8", "replace")
-    text = decoded.get("error", "") if isinstance(decoded, dict) else decoded
-    return classify(text, status=status, model=model)
+    error = decoded.get("error", decoded) if isinstance(decoded, dict) else decoded
+    return classify(error, status=status, model=model)
 
 
 def classify(error: Any, *, status: int | None, model: str | None) -> CouncilError:
-    """The error behind Ollama's `error` value; `status` is `None` for an error line inside a stream."""
+    """The error behind an `error` value; `status` is `None` for an error inside a stream."""
     text, inner_status, kind = _unwrap(error)
     # An error line has no status of its own, and llama-server's is then the best that is known.
     status = inner_status if status in (None, 200) else status
@@ -103,7 +108,7 @@ def _class_of(text: str, status: int | None) -> type[CouncilError]:
     if status in (429, 503):
         return EngineBusyError
     if status in (401, 403, 405, 407, 502, 504):
-        # Not what Ollama says to a caller: a proxy in between, or its Host check.
+        # Not about the call: a proxy in between, Ollama's Host check, or a missing API key.
         return EngineUnavailableError
     if status is not None and 400 <= status < 500 and status != 499:
         return InvalidRequestError
