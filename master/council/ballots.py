@@ -63,6 +63,7 @@ class CastBallot:
     run: int
     reason: str | None = None
     failed: bool = False
+    error: dict[str, Any] | None = None
 
     @property
     def abstained(self) -> bool:
@@ -73,7 +74,8 @@ class CastBallot:
         cls, reviewer: str, error: Mapping[str, Any], inputs: frozenset[tuple[str, int]], run: int
     ) -> CastBallot:
         failed = error.get("code") not in ("invalid_output", "empty_answer")
-        return cls(reviewer, (), inputs, run, str(error.get("detail") or "no reason known"), failed)
+        reason = str(error.get("detail") or "no reason known")
+        return cls(reviewer, (), inputs, run, reason, failed, dict(error))
 
 
 def ballot_schema(labels: Sequence[str], max_reasoning: int = MAX_REASONING) -> dict[str, Any]:

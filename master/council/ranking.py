@@ -124,7 +124,8 @@ def _borda(answer: str, ballots: Ballots) -> Fraction:
 def kemeny(answers: Sequence[str], ballots: Ballots) -> tuple[dict[str, int], frozenset[str]]:
     """(best place of each answer, answers that lead) over all orders with the fewest disagreements.
 
-    Kemeny (1959), exact by dynamic programming over subsets: O(2ⁿ n²). A judge's tie objects to neither order.
+    Kemeny (1959), exact by dynamic programming over subsets: O(2ⁿ n²).
+    A judge's tie objects to neither order.
     """
     n = len(answers)
     against = [[0] * n for _ in range(n)]  # against[i][j]: judges who object to i before j

@@ -14,14 +14,15 @@ STAND_IN = "[an assistant]"
 
 _FAMILIES = frozenset(
     """
-    alpaca aya chatglm chatgpt claude codellama codestral command-r deepseek dolphin exaone falcon gemini gemma
-    glm gpt gpt-oss granite grok hermes internlm kimi lfm llama ministral mistral mixtral nemotron olmo openchat
-    orca phi qwen qwq smollm solar stablelm starcoder tinyllama vicuna wizardlm yi zephyr
+    alpaca aya chatglm chatgpt claude codellama codestral command-r deepseek dolphin exaone falcon
+    gemini gemma glm gpt gpt-oss granite grok hermes internlm kimi lfm llama ministral mistral mixtral
+    nemotron olmo openchat orca phi qwen qwq smollm solar stablelm starcoder tinyllama vicuna wizardlm
+    yi zephyr
     """.split()
 )
 _MAKERS = (
-    "alibaba cloud|alibaba|anthropic|cohere|deepmind|deepseek|google deepmind|google|hugging ?face|ibm|meta ai|"
-    "meta|microsoft|mistral ai|moonshot ai|nvidia|openai|tii|tongyi|xai|zhipu ai|zhipu"
+    "alibaba cloud|alibaba|anthropic|cohere|deepmind|deepseek|google deepmind|google|hugging ?face|ibm|"
+    "meta ai|meta|microsoft|mistral ai|moonshot ai|nvidia|openai|tii|tongyi|xai|zhipu ai|zhipu"
 )
 # First persons of the commoner languages, and the words with which a model speaks of itself.
 _OF_ITSELF = re.compile(

@@ -28,6 +28,7 @@ from master.council import accounts
 from master.council.ballots import CastBallot, Ranked
 from master.council.budget import Trim
 from master.council.calls import CallWriter, DueCall, Written
+from master.council.notices import notices
 from master.council.plan import CHAIRMAN, AttemptRecord, Outcome, SessionPlan
 from master.council.ranking import Ranking, rank
 from master.council.standing import UNDECIDED, Standing, stand
@@ -274,8 +275,7 @@ class Session:
 
     @property
     def warnings(self) -> list[str]:
-        from master.council.notices import notices
-
+        """What the reader should know of the result; what a retry has put right is gone."""
         return notices(self)
 
     @property
@@ -285,7 +285,7 @@ class Session:
             return None
         return max((one.ended_at for one in self.records if one.ended_at is not None), default=None)
 
-    def call_state(self, stage: StageName, agent_id: str) -> tuple[str, str | None]:
+    def call_state(self, stage: StageName, agent_id: str) -> tuple[Any, str | None]:
         """(waiting | queued | running | done | abstained | failed, node) of one agent in one stage."""
         if (stage, agent_id) in self._live:
             return self._live[stage, agent_id]

@@ -1,7 +1,8 @@
 """Where one call stands after its attempts: decided, or due once more and how.
 
-An attempt that was restarted elsewhere, interrupted or cancelled decides nothing. A failure is final, but for a
-context overflow (once more, smaller) and, in a review, a ballot that cannot be read (once more, as a repair).
+An attempt that was restarted elsewhere, interrupted or cancelled decides nothing. A failure is final, but
+for a context overflow (once more, smaller) and, in a review, a ballot that cannot be read (once more, as a
+repair).
 """
 
 from __future__ import annotations
