@@ -1,0 +1,68 @@
+"""Arrows go down only: common ← worker_node, common ← master; pure cores import no I/O."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FORBIDDEN = {
+    "common": ("master", "worker_node", "frontend", "tests"),
+    "worker_node": ("master", "frontend", "tests"),
+    "master": ("worker_node", "tests"),
+    "frontend": ("master", "worker_node", "common", "tests"),
+}
+PURE = [
+    "master/council/ballots.py",
+    "master/council/budget.py",
+    "master/council/choice.py",
+    "master/council/plan.py",
+    "master/council/prompts.py",
+    "master/council/ranking.py",
+    "master/council/session.py",
+    "master/council/states.py",
+    "master/cluster/breaker.py",
+    "master/cluster/lanes.py",
+    "master/cluster/placement.py",
+    "worker_node/admission.py",
+]
+IMPURE_MODULES = {"asyncio", "time", "random", "socket", "httpx", "aiohttp", "sqlalchemy", "os", "threading"}
+
+
+def imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            yield node.module
+
+
+@pytest.mark.parametrize("package", sorted(FORBIDDEN))
+def test_no_arrow_points_up(package: str) -> None:
+    files = sorted((ROOT / package).rglob("*.py"))
+    assert files
+    wrong = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in files
+        for name in imports(path)
+        if name.split(".")[0] in FORBIDDEN[package]
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("module", PURE)
+def test_a_pure_core_reads_no_clock_no_socket_and_no_chance(module: str) -> None:
+    found = {name.split(".")[0] for name in imports(ROOT / module)}
+    assert found & IMPURE_MODULES == set()
+
+
+def test_only_state_speaks_to_the_database() -> None:
+    wrong = [
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "master").rglob("*.py")
+        if "state" not in path.parts and any(name.split(".")[0] == "sqlalchemy" for name in imports(path))
+    ]
+    assert wrong == []
