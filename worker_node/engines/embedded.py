@@ -10,16 +10,15 @@ import asyncio
 import importlib.metadata
 import os
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Final
-
-import msgspec
+from typing import Final, cast
 
 from common.errors import (
+    ContextOverflowError,
     CouncilError,
     EngineBusyError,
     EngineFailedError,
@@ -33,9 +32,10 @@ from common.usage import TokenUsage
 from worker_node.engines.base import Embedded, Engine, EngineEvent, Finished, ModelLimits, PullProgress
 from worker_node.engines.gguf_folder import GgufFolder, GgufModel
 from worker_node.engines.llama_child import LlamaChild
-from worker_node.engines.llama_stream import stream_chat
 from worker_node.engines.loads import Loads
 from worker_node.engines.ollama_errors import error_of_body
+from worker_node.engines.openai_chat import stream_chat
+from worker_node.engines.openai_wire import embeddings_decoder
 from worker_node.engines.wire_client import WireClient, decode
 
 log = get_logger(__name__)
@@ -56,23 +56,6 @@ class _Failures:
     count: int = 0
     not_before: float = 0.0
     last: CouncilError | None = None
-
-
-class _Vector(msgspec.Struct, frozen=True):
-    index: int
-    embedding: list[float]
-
-
-class _EmbeddingUsage(msgspec.Struct, frozen=True):
-    prompt_tokens: int = 0
-
-
-class _EmbeddingAnswer(msgspec.Struct, frozen=True):
-    data: list[_Vector]
-    usage: _EmbeddingUsage = _EmbeddingUsage()
-
-
-_embedding_decoder = msgspec.json.Decoder(_EmbeddingAnswer)
 
 
 class EmbeddedEngine(Engine):
@@ -299,14 +282,19 @@ class EmbeddedEngine(Engine):
         with self._use(request.model):
             await self._ensure(request.model)
             child = self._children[request.model]
-            events = stream_chat(_wire(child), request)
-            try:
+            events = stream_chat(
+                _wire(child),
+                request,
+                model=request.model,
+                dialect="llama-server",
+                path="/v1/chat/completions",
+            )
+            # An iterator by its interface, and a generator that must be closed when our caller hangs up.
+            async with aclosing(cast("AsyncGenerator[EngineEvent, None]", events)):
                 async for event in events:
                     if isinstance(event, Finished):
                         self._failures.pop(request.model, None)
                     yield event
-            finally:
-                await events.aclose()  # type: ignore[attr-defined]
 
     async def embed(self, model: str, texts: list[str]) -> Embedded:
         if not texts:
@@ -318,13 +306,14 @@ class EmbeddedEngine(Engine):
                 "/v1/embeddings",
                 {"model": model, "input": texts},
                 timeout_s=None,
-                error_of_body=partial(error_of_body, model=model),
+                error_of_body=partial(_embedding_error, model),
             )
-        answer = decode(_embedding_decoder, body, "llama.cpp's embeddings")
-        if len(answer.data) != len(texts):
-            raise EngineFailedError(f"{len(texts)} texts got {len(answer.data)} embeddings", model=model)
-        vectors = [one.embedding for one in sorted(answer.data, key=lambda one: one.index)]
-        return Embedded(vectors, TokenUsage.of(answer.usage.prompt_tokens, 0))
+        answer = decode(embeddings_decoder, body, "llama.cpp's embeddings")
+        items = sorted(answer.data or (), key=lambda one: one.index)
+        if len(items) != len(texts):
+            raise EngineFailedError(f"{len(texts)} texts got {len(items)} embeddings", model=model)
+        prompt_tokens = (answer.usage.prompt_tokens if answer.usage else None) or 0
+        return Embedded([one.embedding for one in items], TokenUsage.of(prompt_tokens, 0))
 
     async def _embedder_for(self, model: GgufModel) -> LlamaChild:
         current = self._embedder
@@ -364,6 +353,13 @@ def _wire(child: LlamaChild) -> WireClient:
         what=f"llama.cpp with {child.path.name}",
         error_of_body=partial(error_of_body, model=child.model),
     )
+
+
+def _embedding_error(model: str, status: int, body: bytes) -> CouncilError:
+    error = error_of_body(status, body, model=model)
+    if "too large to process" in error.detail:
+        return ContextOverflowError(f"{error.detail}; split the text", model=model)
+    return error
 
 
 def _cores() -> int:

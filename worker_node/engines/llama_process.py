@@ -90,6 +90,7 @@ def _serve(options: argparse.Namespace) -> Any:
     # A full slot ends its answer with `length`; shifting would forget the question without a word.
     params.ctx_shift = False
     params.cache_ram_mib = 0
+    params.cache_idle_slots = False
     params.verbosity = 2  # errors and warnings; the next level writes nine lines for each call
     if options.embeddings:
         params.embedding = True
