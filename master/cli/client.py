@@ -1,0 +1,102 @@
+"""The master as the command sees it: REST calls whose failures are one line and a hint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+
+from common.errors import from_problem
+from master.cli.failure import CommandFailedError, NoMasterError, from_council_error
+
+CONNECT_TIMEOUT_S = 5.0
+READ_TIMEOUT_S = 60.0
+
+
+class MasterClient:
+    """REST calls to one master. Use it as an async context; every failure is a `CommandFailedError`."""
+
+    def __init__(self, url: str, key: str | None = None, *, read_timeout_s: float = READ_TIMEOUT_S) -> None:
+        self.url = url.rstrip("/")
+        self.key = key
+        try:
+            self._http = httpx.AsyncClient(
+                base_url=self.url,
+                headers=self.headers,
+                timeout=httpx.Timeout(read_timeout_s, connect=CONNECT_TIMEOUT_S),
+                trust_env=False,
+            )
+        except (httpx.InvalidURL, ValueError) as error:
+            raise NoMasterError(url, f"not an address: {error}") from error
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.key}"} if self.key else {}
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._http.aclose()
+
+    async def get(self, path: str, **params: Any) -> Any:
+        """The JSON at `path`; parameters that are `None` are left out."""
+        return _json(await self.request("GET", path, params=_given(params)))
+
+    async def post(self, path: str, body: object = None, *, headers: Mapping[str, str] | None = None) -> Any:
+        return _json(await self.request("POST", path, json=body, headers=headers))
+
+    async def delete(self, path: str) -> None:
+        await self.request("DELETE", path)
+
+    async def text(self, path: str, **params: Any) -> str:
+        return (await self.request("GET", path, params=_given(params))).text
+
+    async def request(self, method: str, path: str, **arguments: Any) -> httpx.Response:
+        """One call; a status from 400 up and every fault of the connection is raised."""
+        try:
+            response = await self._http.request(method, path, **arguments)
+        except httpx.TimeoutException as error:
+            raise NoMasterError(self.url, "it did not answer in time") from error
+        except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
+            raise NoMasterError(self.url, "an address looks like http://192.168.1.20:8000") from error
+        except httpx.TransportError as error:
+            raise NoMasterError(self.url, str(error) or type(error).__name__) from error
+        if response.status_code >= 400:
+            raise _failure(response)
+        return response
+
+
+def _given(params: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in params.items() if value is not None}
+
+
+def _json(response: httpx.Response) -> Any:
+    if not response.content:
+        return None
+    try:
+        return response.json()
+    except ValueError as error:
+        raise CommandFailedError(
+            f"{response.request.url} answered with something that is not JSON",
+            hint="is that the address of a council's master? `council doctor` tells",
+        ) from error
+
+
+def _failure(response: httpx.Response) -> CommandFailedError:
+    try:
+        problem = response.json()
+    except ValueError:
+        problem = None
+    if isinstance(problem, dict) and "code" in problem:
+        return from_council_error(from_problem(problem))
+    detail = problem.get("detail") if isinstance(problem, dict) else None
+    return CommandFailedError(
+        f"{response.request.method} {response.request.url} answered {response.status_code}"
+        + (f": {detail}" if detail else ""),
+        hint="is that the address of a council's master? `council doctor` tells",
+    )

@@ -1,0 +1,110 @@
+"""How a running session is shown: panels on a terminal, lines elsewhere, or next to nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+import time
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+from master.cli.plain import PlainPrinter
+from master.cli.terminal import console, tell
+from master.cli.watch import Watch
+
+FRAME_S = 0.1
+
+
+class Display(Protocol):
+    """What the flow of `council ask` tells while it runs."""
+
+    def changed(self) -> None: ...
+
+    def trouble(self, text: str | None) -> None: ...
+
+    def streamed(self) -> str: ...
+
+
+class Lines:
+    """Plain lines on standard output, or only the stages on standard error (`quiet`)."""
+
+    def __init__(self, watch: Watch, *, quiet: bool = False) -> None:
+        self._watch = watch
+        self._printer = PlainPrinter(sys.stderr if quiet else sys.stdout, quiet=quiet)
+
+    def changed(self) -> None:
+        self._printer.update(self._watch)
+
+    def trouble(self, text: str | None) -> None:
+        tell("connected again" if text is None else f"connection lost ({text}), trying again …")
+
+    def streamed(self) -> str:
+        return self._printer.streamed(self._watch)
+
+    def finish(self) -> None:
+        self._printer.finish()
+
+
+class Silent:
+    """For `--json` in a script: nothing but what goes wrong."""
+
+    def changed(self) -> None:
+        return
+
+    def trouble(self, text: str | None) -> None:
+        if text is not None:
+            tell(f"connection lost ({text}), trying again …")
+
+    def streamed(self) -> str:
+        return ""
+
+
+class Panels:
+    """Live panels, painted at a steady rate however fast the events come."""
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+        self._trouble: str | None = None
+
+    def changed(self) -> None:
+        return
+
+    def trouble(self, text: str | None) -> None:
+        self._trouble = text
+
+    def streamed(self) -> str:
+        return ""
+
+    async def paint(self) -> None:
+        """Repaint until cancelled; the panels are wiped at the end, the report takes their place."""
+        from rich.live import Live
+
+        from master.cli.live import render
+
+        out = console()
+        with Live(console=out, auto_refresh=False, transient=True, vertical_overflow="crop") as live:
+            while True:
+                live.update(render(self._watch, time.monotonic(), out, trouble=self._trouble), refresh=True)
+                await asyncio.sleep(FRAME_S)
+
+
+@contextlib.asynccontextmanager
+async def showing(watch: Watch, *, as_json: bool, live: bool) -> AsyncIterator[Display]:
+    """The display that fits the terminal, for as long as the session is followed."""
+    if as_json and not sys.stderr.isatty():
+        yield Silent()
+    elif as_json or not (live and sys.stdout.isatty()):
+        lines = Lines(watch, quiet=as_json)
+        try:
+            yield lines
+        finally:
+            lines.finish()
+    else:
+        panels = Panels(watch)
+        painting = asyncio.create_task(panels.paint())
+        try:
+            yield panels
+        finally:
+            painting.cancel()
+            await asyncio.wait({painting})

@@ -1,0 +1,124 @@
+"""Find the master that a command talks to: the one named, else the one that runs here."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from master.cli.failure import CommandFailedError, NoMasterError
+
+if TYPE_CHECKING:
+    from common.settings import MasterSettings
+
+PROBE_TIMEOUT_S = 3.0
+RUNNING_FILE = "master.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """A master that answered: its address and the key to use there."""
+
+    url: str
+    key: str | None
+
+
+async def probe(url: str) -> dict[str, Any] | None:
+    """The health that `url` tells, whatever its status; `None` when nothing answers there.
+
+    What answers without being one of ours gives `{"role": "other"}`.
+    """
+    import httpx
+
+    try:
+        async with httpx.AsyncClient(timeout=PROBE_TIMEOUT_S, trust_env=False) as http:
+            response = await http.get(f"{url.rstrip('/')}/health")
+    except (httpx.TransportError, httpx.InvalidURL, ValueError):
+        return None
+    try:
+        health = response.json()
+    except ValueError:
+        health = None
+    return health if isinstance(health, dict) and "role" in health else {"role": "other"}
+
+
+async def locate(url: str | None, key: str | None, settings: MasterSettings | None = None) -> Located | None:
+    """The master at `url`, else the one of this machine; `None` when no url was named and none runs.
+
+    Raises `NoMasterError` when the named one does not answer, `CommandFailedError` when it is none.
+    """
+    if url is not None:
+        if "://" not in url:
+            url = f"http://{url}"
+        _require_master(url, await probe(url))
+        return Located(url.rstrip("/"), key)
+    settings = settings or load_settings()
+    key = key or settings.key
+    for address in local_addresses(settings):
+        health = await probe(address)
+        if health is not None and health.get("role") == "master":
+            return Located(address, key)
+    return None
+
+
+async def require(url: str | None, key: str | None) -> Located:
+    """Like `locate`, for commands that cannot bring up a master of their own."""
+    found = await locate(url, key)
+    if found is None:
+        raise NoMasterError(default_url(load_settings()))
+    return found
+
+
+def _require_master(url: str, health: dict[str, Any] | None) -> None:
+    if health is None:
+        raise NoMasterError(url)
+    if health.get("role") == "worker":
+        raise CommandFailedError(
+            f"{url} is the worker node {health.get('name')}, not a master",
+            hint="questions go to the master; nodes are added there with `council worker add`",
+        )
+    if health.get("role") != "master":
+        raise CommandFailedError(
+            f"something answers at {url}, but it is not a council's master",
+            hint="name the master with --url or COUNCIL_URL, or start one with `council up`",
+        )
+
+
+def load_settings(config: Path | None = None, **flags: Any) -> MasterSettings:
+    """The master's settings as its own program would read them. Raises `SettingsError`."""
+    from common.settings import MasterSettings
+
+    return MasterSettings.load("master", config=config, flags=flags)
+
+
+def default_url(settings: MasterSettings) -> str:
+    """Where a master with these settings is reached from this machine."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)
+    if ":" in host and not host.startswith("["):
+        host = f"[{host}]"
+    return f"http://{host}:{settings.port}"
+
+
+def local_addresses(settings: MasterSettings) -> list[str]:
+    """Where a master of this machine may answer: the usual port, and the one noted in the data folder."""
+    found = [default_url(settings)]
+    noted = read_running(settings.data_dir)
+    if noted and noted not in found:
+        found.append(noted)
+    return found
+
+
+def read_running(data_dir: Path) -> str | None:
+    """The address that a master noted in its data folder when it started; it may have ended since."""
+    try:
+        noted = json.loads((data_dir / RUNNING_FILE).read_text())
+        return str(noted["url"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def locate_now(url: str | None, key: str | None) -> Located:
+    """`require` for code that has no loop yet."""
+    return asyncio.run(require(url, key))
