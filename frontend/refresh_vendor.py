@@ -117,8 +117,8 @@ def fetch(package: Package, folder: Path) -> bytes:
         raise SystemExit("npm was not found: install Node.js to refresh the page's libraries")
     command = [npm, "pack", "--silent", "--json", f"{package.name}@{package.version}"]
     answer = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
-    content = (folder / json.loads(answer.stdout)[0]["filename"]).read_bytes()
-    return content
+    name: str = json.loads(answer.stdout)[0]["filename"]
+    return (folder / name).read_bytes()
 
 
 def extract(package: Package, archive: Path) -> dict[str, dict[str, str]]:

@@ -5,16 +5,18 @@
 
 import os
 import shutil
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
+from playwright.async_api import ConsoleMessage, Dialog, Page, Request, async_playwright
 
 from tests.page.fake_master import FakeMaster, running
 
-playwright_api = pytest.importorskip("playwright.async_api", reason="pip install playwright")
+OpenPage = Callable[..., Awaitable[Page]]
+Picture = Callable[..., Awaitable[Path]]
 
 FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
@@ -59,21 +61,23 @@ class Watch:
         self.addresses: list[str] = []
         self.allowed: list[str] = []
 
-    def follow(self, page: Any) -> None:
-        page.on(
-            "console",
-            lambda message: (
-                message.type == "error" and self.errors.append(f"{message.text} {message.location}")
-            ),
-        )
+    def follow(self, page: Page) -> None:
+        page.on("console", self._console)
         page.on("pageerror", lambda error: self.errors.append(str(error)))
-        page.on("request", lambda request: self.addresses.append(request.url))
+        page.on("request", self._request)
 
-        async def dismiss(dialog: Any) -> None:
+        async def dismiss(dialog: Dialog) -> None:
             self.dialogs.append(dialog.message)
             await dialog.dismiss()
 
         page.on("dialog", dismiss)
+
+    def _console(self, message: ConsoleMessage) -> None:
+        if message.type == "error":
+            self.errors.append(f"{message.text} {message.location}")
+
+    def _request(self, request: Request) -> None:
+        self.addresses.append(request.url)
 
     def unexpected(self) -> list[str]:
         return [error for error in self.errors if not any(part in error for part in self.allowed)]
@@ -86,9 +90,9 @@ async def watch() -> Watch:
 
 
 @pytest_asyncio.fixture
-async def open_page(base_url: str, watch: Watch) -> AsyncIterator[Callable[..., Any]]:
+async def open_page(base_url: str, watch: Watch) -> AsyncIterator[OpenPage]:
     """Opens the page: `await open_page(width=390, dark=True, path="#/cluster")`."""
-    async with playwright_api.async_playwright() as playwright:
+    async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=browser_path(), args=FLAGS)
 
         async def open_(
@@ -111,13 +115,15 @@ async def open_page(base_url: str, watch: Watch) -> AsyncIterator[Callable[..., 
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> Callable[..., Any]:
+def picture(tmp_path: Path) -> Picture:
     """Writes a screenshot into the folder of `COUNCIL_TEST_ARTEFACTS`, or a temporary one."""
     folder = Path(os.environ.get("COUNCIL_TEST_ARTEFACTS") or tmp_path)
     folder.mkdir(parents=True, exist_ok=True)
 
-    async def take(page: Any, name: str, whole: bool = True) -> Path:
+    async def take(page: Page, name: str, whole: bool = True) -> Path:
         path = folder / f"{name}.png"
+        if whole:
+            await page.evaluate("scrollTo(0, 0)")
         await page.screenshot(path=str(path), full_page=whole, animations="disabled")
         return path
 

@@ -24,10 +24,16 @@ def _tokens(prompt: int, completion: int) -> dict[str, int]:
 def _latency(node: str, index: int) -> dict[str, Any]:
     generate = 2100 + 640 * index
     return {
-        "node": node, "queue_ms": 3 + index, "load_ms": 0 if index else 812, "prompt_ms": 96 + 11 * index,
-        "generate_ms": generate, "network_ms": 4, "first_token_ms": 118 + 30 * index,
-        "total_ms": generate + 130, "tokens_per_second": 48.2 - 9 * index,
-    }  # fmt: skip
+        "node": node,
+        "queue_ms": 3 + index,
+        "load_ms": 0 if index else 812,
+        "prompt_ms": 96 + 11 * index,
+        "generate_ms": generate,
+        "network_ms": 4,
+        "first_token_ms": 118 + 30 * index,
+        "total_ms": generate + 130,
+        "tokens_per_second": 48.2 - 9 * index,
+    }
 
 
 class FakeSession:
@@ -42,25 +48,62 @@ class FakeSession:
         self.drops = list(script.drop_at)
         self.clock = datetime.now(UTC)
         self.data: dict[str, Any] = {
-            "id": str(uuid.uuid4()), "conversation_id": body.get("conversation_id") or str(uuid.uuid4()), "run": 1,
-            "question": body["question"], "state": "queued", "result": None, "missing_agents": [],
-            "practice": script.practice, "cached": False, "trimmed": script.trimmed, "warnings": [], "error": None,
-            "chairman": body.get("chairman") or "phi3.5", "ballots": [], "ranking": [], "agreement": None,
-            "contested": False, "synthesis": None, "top_answer": None,
+            "id": str(uuid.uuid4()),
+            "conversation_id": body.get("conversation_id") or str(uuid.uuid4()),
+            "run": 1,
+            "question": body["question"],
+            "state": "queued",
+            "result": None,
+            "missing_agents": [],
+            "practice": script.practice,
+            "cached": False,
+            "trimmed": script.trimmed,
+            "warnings": [],
+            "error": None,
+            "chairman": body.get("chairman") or "phi3.5",
+            "ballots": [],
+            "ranking": [],
+            "agreement": None,
+            "contested": False,
+            "synthesis": None,
+            "top_answer": None,
             "agents": [
-                {"agent_id": f"agent_{number}", "model": seat["model"], "persona": seat.get("persona"), "node": None,
-                 "state": "waiting", "opinion": None, "review_state": "waiting", "error": None}
+                {
+                    "agent_id": f"agent_{number}",
+                    "model": seat["model"],
+                    "persona": seat.get("persona"),
+                    "node": None,
+                    "state": "waiting",
+                    "opinion": None,
+                    "review_state": "waiting",
+                    "error": None,
+                }
                 for number, seat in enumerate(seats, 1)
             ],
-            "token_usage": {"stage1_opinions": None, "stage2_review": None, "stage3_synthesis": None,
-                            "total_prompt_tokens": 0, "total_completion_tokens": 0, "total_tokens": 0},
-            "latency_stats": {"stage1_opinions": None, "stage2_review": None, "stage3_synthesis": None, "total_duration_ms": 0},
-            "created_at": self.clock.isoformat(), "completed_at": None,
-        }  # fmt: skip
+            "token_usage": {
+                "stage1_opinions": None,
+                "stage2_review": None,
+                "stage3_synthesis": None,
+                "total_prompt_tokens": 0,
+                "total_completion_tokens": 0,
+                "total_tokens": 0,
+            },
+            "latency_stats": {
+                "stage1_opinions": None,
+                "stage2_review": None,
+                "stage3_synthesis": None,
+                "total_duration_ms": 0,
+            },
+            "created_at": self.clock.isoformat(),
+            "completed_at": None,
+        }
 
     @property
     def ended(self) -> bool:
-        return self.data["state"] in ("completed", "failed", "cancelled")
+        """Nothing follows: judged by the last event, so that no watcher leaves before it was sent."""
+        if not self.events:
+            return self.data["state"] in ("completed", "failed", "cancelled")
+        return self.events[-1]["type"] in ("session.completed", "session.failed", "session.cancelled")
 
     async def send(self, type_: str, **fields: Any) -> None:
         now = datetime.now(UTC)
@@ -105,18 +148,30 @@ class FakeSession:
             await self._stage("synthesis", [{"agent_id": "chairman", "model": self.data["chairman"]}])
         result = "single" if len(agents) == 1 else "degraded" if missing else "full"
         self._sum()
-        self.data |= {"state": "completed", "result": result, "missing_agents": missing, "completed_at": self.clock.isoformat(),
-                      "top_answer": done[0]["agent_id"] if done else None}  # fmt: skip
+        self.data |= {
+            "state": "completed",
+            "result": result,
+            "missing_agents": missing,
+            "completed_at": self.clock.isoformat(),
+            "top_answer": self._top(done),
+        }
         await self.send("session.completed", result=result)
+
+    def _top(self, done: list[dict[str, Any]]) -> str | None:
+        first = self.data["ranking"] or done
+        return first[0]["agent_id"] if first else None
 
     def _sum(self) -> None:
         usage = self.data["token_usage"]
+        latency = self.data["latency_stats"]
+        keys = ("stage1_opinions", "stage2_review", "stage3_synthesis")
+        took = [latency[key] for key in keys if latency[key]]
         stages = [
             usage[key] for key in ("stage1_opinions", "stage2_review", "stage3_synthesis") if usage[key]
         ]
         for name in ("total_prompt_tokens", "total_completion_tokens", "total_tokens"):
             usage[name] = sum(stage[name] for stage in stages)
-        self.data["latency_stats"]["total_duration_ms"] = 9240
+        self.data["latency_stats"]["total_duration_ms"] = 60 + sum(stage["duration_ms"] for stage in took)
 
     async def _stage(self, stage: str, seats: list[dict[str, Any]]) -> None:
         self.data["state"] = stage
@@ -130,11 +185,16 @@ class FakeSession:
         key = {"opinions": "stage1_opinions", "review": "stage2_review", "synthesis": "stage3_synthesis"}[
             stage
         ]
-        usage = {"stage": stage, "total_prompt_tokens": prompt, "total_completion_tokens": completion, "total_tokens": prompt + completion,
-                 "by_model": {model: tokens for _, model, tokens, _ in figures}}  # fmt: skip
+        usage = {
+            "stage": stage,
+            "total_prompt_tokens": prompt,
+            "total_completion_tokens": completion,
+            "total_tokens": prompt + completion,
+            "by_model": {model: tokens for _, model, tokens, _ in figures},
+        }
         latency = {
             "stage": stage,
-            "duration_ms": 2230 + 1300 * len(figures),
+            "duration_ms": 40 + max((took["total_ms"] for *_, took in figures), default=0),
             "by_agent": {agent: took for agent, _, _, took in figures},
         }
         self.data["token_usage"][key] = usage
@@ -247,10 +307,15 @@ class FakeSession:
                 scores.setdefault(entry["agent_id"], []).append(entry["score"])
         order = sorted(scores, key=lambda agent: -sum(scores[agent]) / len(scores[agent]))
         self.data["ranking"] = [
-            {"agent_id": agent, "rank": rank, "borda": round(1 - (rank - 1) / max(1, len(order) - 1) * 0.86, 2),
-             "mean_score": sum(scores[agent]) / len(scores[agent]), "votes": len(scores[agent])}
+            {
+                "agent_id": agent,
+                "rank": rank,
+                "borda": round(1 - (rank - 1) / max(1, len(order) - 1) * 0.86, 2),
+                "mean_score": sum(scores[agent]) / len(scores[agent]),
+                "votes": len(scores[agent]),
+            }
             for rank, agent in enumerate(order, 1)
-        ]  # fmt: skip
+        ]
         self.data |= {
             "agreement": 0.22 if self.script.contested else 0.78,
             "contested": self.script.contested,
@@ -264,5 +329,11 @@ class FakeSession:
             if event["type"] == "call.delta" and event["channel"] == "answer":
                 texts = partial.setdefault(event["stage"], {})
                 texts[event["agent_id"]] = texts.get(event["agent_id"], "") + event["text"]
-        return {"seq": len(self.events), "session_id": self.data["id"], "at": self.clock.isoformat(), "type": "snapshot",
-                "session": self.data, "partial": partial}  # fmt: skip
+        return {
+            "seq": len(self.events),
+            "session_id": self.data["id"],
+            "at": self.clock.isoformat(),
+            "type": "snapshot",
+            "session": self.data,
+            "partial": partial,
+        }

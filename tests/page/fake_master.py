@@ -10,17 +10,18 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import uvicorn
-from tests.page.fake_council import FakeSession
-from tests.page.script import Script
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route, WebSocketRoute
+from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 import frontend
+from tests.page.fake_council import FakeSession
+from tests.page.script import Script
 
-MODELS = [
+MODELS: list[dict[str, Any]] = [
     {
         "name": name,
         "size": size,
@@ -199,7 +200,8 @@ class FakeMaster:
                 after = len(session.events)
             while True:
                 async with session.changed:
-                    await session.changed.wait_for(lambda: len(session.events) > after or session.ended)
+                    while len(session.events) <= after and not session.ended:
+                        await session.changed.wait()
                     fresh = session.events[after:]
                 for event in fresh:
                     await socket.send_json(event)
@@ -214,7 +216,7 @@ class FakeMaster:
         except WebSocketDisconnect:
             return
 
-    def app(self) -> Starlette:
+    def app(self) -> ASGIApp:
         """The whole server: the page, REST and the socket."""
         session = "/api/council/sessions/{id}"
         app = Starlette(
@@ -235,12 +237,12 @@ class FakeMaster:
             ]
         )
 
-        async def recorded(scope: Any, receive: Any, send: Any) -> None:
+        async def recorded(scope: Scope, receive: Receive, send: Send) -> None:
             if scope["type"] == "http":
                 self.requests.append((scope["method"], scope["path"]))
             await app(scope, receive, send)
 
-        return recorded  # type: ignore[return-value]
+        return recorded
 
 
 @asynccontextmanager
@@ -251,7 +253,7 @@ async def running(fake: FakeMaster, port: int = 0) -> AsyncIterator[str]:
     )
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve())
-    while not server.started:
+    while not server.started:  # noqa: ASYNC110 uvicorn offers no event to wait for
         await asyncio.sleep(0.01)
     bound = server.servers[0].sockets[0].getsockname()[1]
     try:

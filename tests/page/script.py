@@ -42,12 +42,13 @@ FINAL = """Use a **token bucket per API key**, kept in one shared store.
 
 ## Why
 
-All three seats prefer it to windows: it permits short bursts, keeps two numbers per client and needs no background task. Seat 2 adds
-that the counter must be shared as soon as there is more than one gateway, and seat 3 that clients need to be told when to come back.
+All three seats prefer it to windows: it permits short bursts, keeps two numbers per client and needs
+no background task. Seat 2 adds that the counter must be shared as soon as there is more than one gateway,
+and seat 3 that clients need to be told when to come back.
 
 ## How
 
-1. Refill when a request arrives: `tokens = min(size, tokens + elapsed × rate)`.
+1. Refill when a request arrives: `tokens = min(size, tokens + elapsed * rate)`.
 2. Do the refill and the decrement in one atomic step of the store.
 3. Answer `429` with `Retry-After` when the bucket is empty.
 
@@ -60,7 +61,8 @@ Measure for a week before you choose `rate` and `size`."""
 
 THINKING = "The user asks for a rate limiter. Bursts matter. Compare windows with buckets, then choose one."
 
-HOSTILE = """Before. <script>window.hacked = 1; alert("script")</script> <img src=x onerror="window.hacked = 2">
+HOSTILE = """Before. <script>window.hacked = 1; alert("script")</script>
+<img src=x onerror="window.hacked = 2">
 
 <style>body { display: none } .answer-text { color: red
 
@@ -69,7 +71,8 @@ After the style. <svg onload="window.hacked = 3"> <iframe src="http://foreign.in
 [a link](javascript:window.hacked=4) [data](data:text/html,<script>window.hacked=5</script>) [good](https://example.org/page)
 <a href="javascript:alert(6)">raw</a>
 
-![pixel](http://foreign.invalid/pixel.png) ![inline](data:image/svg+xml;base64,PHN2ZyBvbmxvYWQ9ImFsZXJ0KDcpIi8+)
+![pixel](http://foreign.invalid/pixel.png)
+![inline](data:image/svg+xml;base64,PHN2ZyBvbmxvYWQ9ImFsZXJ0KDcpIi8+)
 
 <form action="http://foreign.invalid/post"><input name=q autofocus onfocus="window.hacked=8">
 

@@ -3,17 +3,16 @@
 import asyncio
 
 import pytest
-from tests.page.fake_master import problem
+
+from tests.page.conftest import OpenPage, Picture, Watch
+from tests.page.fake_master import FakeMaster, problem
 from tests.page.script import THINKING, Script
+from tests.page.steps import ask
 
 
-async def ask(page, text="Which algorithm should our API use to limit request rates?"):
-    await page.get_by_label("Your question").fill(text)
-    await page.get_by_role("button", name="Ask the council").click()
-    await page.wait_for_selector("#session-question")
-
-
-async def test_a_question_goes_from_live_panels_to_the_final_answer(fake, open_page, picture):
+async def test_a_question_goes_from_live_panels_to_the_final_answer(
+    fake: FakeMaster, open_page: OpenPage, picture: Picture
+) -> None:
     fake.script = Script(
         thinking={"agent_1": THINKING},
         pause_s=0.01,
@@ -44,7 +43,7 @@ async def test_a_question_goes_from_live_panels_to_the_final_answer(fake, open_p
     assert body["conversation_id"] is None
 
 
-async def test_seats_repeat_models_and_carry_personas(fake, open_page):
+async def test_seats_repeat_models_and_carry_personas(fake: FakeMaster, open_page: OpenPage) -> None:
     page = await open_page()
     await page.get_by_role("button", name="Add a seat with llama3.2:1b").click()
     await page.get_by_label("Persona of seat 4").fill("sceptic")
@@ -55,7 +54,7 @@ async def test_seats_repeat_models_and_carry_personas(fake, open_page):
     assert fake.bodies[0]["chairman"] == "phi3.5"
 
 
-async def test_no_more_than_sixteen_seats_can_be_added(open_page):
+async def test_no_more_than_sixteen_seats_can_be_added(open_page: OpenPage) -> None:
     page = await open_page()
     add = page.get_by_role("button", name="Add a seat with llama3.2:1b")
     for _ in range(13):
@@ -65,7 +64,9 @@ async def test_no_more_than_sixteen_seats_can_be_added(open_page):
 
 
 @pytest.mark.parametrize("drops", [[3, 9, 10, 31, 60], list(range(2, 40))])
-async def test_dropped_connections_lose_and_repeat_nothing(fake, open_page, drops):
+async def test_dropped_connections_lose_and_repeat_nothing(
+    fake: FakeMaster, open_page: OpenPage, drops: list[int]
+) -> None:
     numbers = " ".join(f"w{number}" for number in range(160))
     fake.script = Script(answers=[numbers], final=numbers, chunk=7, drop_at=drops)
     page = await open_page()
@@ -79,13 +80,15 @@ async def test_dropped_connections_lose_and_repeat_nothing(fake, open_page, drop
     assert len(fake.sockets) > len(drops)
 
 
-async def test_a_socket_beyond_the_head_is_caught_by_a_snapshot(fake, open_page):
+async def test_a_socket_beyond_the_head_is_caught_by_a_snapshot(
+    fake: FakeMaster, open_page: OpenPage
+) -> None:
     fake.script = Script(hold={"opinions": asyncio.Event()}, drop_at=[12])
     page = await open_page()
     await page.evaluate("Math.random = () => 0.9")
     await ask(page)
     session = next(iter(fake.sessions.values()))
-    while session.drops:
+    while session.drops:  # noqa: ASYNC110 the fake has no event for it
         await asyncio.sleep(0.01)
     real, session.events[:] = list(session.events), []
     session.events.extend({**event, "seq": number} for number, event in enumerate(real[:6], 1))
@@ -94,14 +97,16 @@ async def test_a_socket_beyond_the_head_is_caught_by_a_snapshot(fake, open_page)
     await page.get_by_text("Full result.").wait_for()
 
 
-async def test_a_failed_seat_is_named_and_can_be_retried(fake, open_page, picture):
+async def test_a_failed_seat_is_named_and_can_be_retried(
+    fake: FakeMaster, open_page: OpenPage, picture: Picture
+) -> None:
     fake.script = Script(failing={"agent_2"}, abstaining={"agent_3"}, contested=True)
     page = await open_page()
     await ask(page)
     await page.get_by_text("Degraded result.").wait_for()
     assert await page.get_by_text("Missing: seat 2 (qwen2.5:0.5b).").is_visible()
     assert await page.get_by_text("sent nothing for 20 s").is_visible()
-    assert await page.get_by_text("abstained: its ballot was not valid JSON twice").is_visible()
+    assert await page.get_by_text("Seat 3 abstained: its ballot was not valid JSON twice.").is_visible()
     assert await page.get_by_text("Contested:").is_visible()
     await picture(page, "degraded-desktop-light")
     await page.get_by_role("button", name="Retry seat 2").click()
@@ -114,7 +119,7 @@ async def test_a_failed_seat_is_named_and_can_be_retried(fake, open_page, pictur
     assert await page.get_by_text("run 2").is_visible()
 
 
-async def test_ballots_tell_their_reasoning_on_focus(open_page, picture):
+async def test_ballots_tell_their_reasoning_on_focus(open_page: OpenPage, picture: Picture) -> None:
     page = await open_page()
     await ask(page)
     await page.get_by_text("Full result.").wait_for()
@@ -127,7 +132,9 @@ async def test_ballots_tell_their_reasoning_on_focus(open_page, picture):
     await picture(page, "figures-desktop-light")
 
 
-async def test_practice_fallback_and_trimming_are_said(fake, open_page, picture):
+async def test_practice_fallback_and_trimming_are_said(
+    fake: FakeMaster, open_page: OpenPage, picture: Picture
+) -> None:
     fake.script = Script(
         practice=True,
         kind="top_ranked",
@@ -144,7 +151,7 @@ async def test_practice_fallback_and_trimming_are_said(fake, open_page, picture)
     await picture(page, "practice-desktop-dark")
 
 
-async def test_a_restarted_call_begins_anew(fake, open_page):
+async def test_a_restarted_call_begins_anew(fake: FakeMaster, open_page: OpenPage) -> None:
     fake.script = Script(restarting={"agent_1"})
     page = await open_page()
     await ask(page)
@@ -154,7 +161,7 @@ async def test_a_restarted_call_begins_anew(fake, open_page):
     assert await seat.get_by_text("Began anew on pc3").is_visible()
 
 
-async def test_stopping_keeps_what_was_said(fake, open_page):
+async def test_stopping_keeps_what_was_said(fake: FakeMaster, open_page: OpenPage) -> None:
     fake.script = Script(hold={"opinions": asyncio.Event()})
     page = await open_page()
     await ask(page)
@@ -164,7 +171,9 @@ async def test_stopping_keeps_what_was_said(fake, open_page):
     assert await page.get_by_text("It allows short bursts").is_visible()
 
 
-async def test_a_refusal_is_told_in_the_masters_words(fake, open_page, watch):
+async def test_a_refusal_is_told_in_the_masters_words(
+    fake: FakeMaster, open_page: OpenPage, watch: Watch
+) -> None:
     watch.allowed = ["409"]
     fake.refusal = problem(
         409, "model_unavailable", "A model is not available", "No node has llama3.2:1b.", model="llama3.2:1b"
@@ -178,7 +187,7 @@ async def test_a_refusal_is_told_in_the_masters_words(fake, open_page, watch):
     assert await page.get_by_label("Your question").input_value() == "Why?"
 
 
-async def test_a_follow_up_stays_in_the_conversation(fake, open_page):
+async def test_a_follow_up_stays_in_the_conversation(fake: FakeMaster, open_page: OpenPage) -> None:
     page = await open_page()
     await ask(page, "First question")
     await page.get_by_text("Full result.").wait_for()
@@ -189,7 +198,7 @@ async def test_a_follow_up_stays_in_the_conversation(fake, open_page):
     await page.get_by_role("navigation", name="Earlier").get_by_text("First question").wait_for()
 
 
-async def test_a_single_seat_is_called_a_single_voice(open_page):
+async def test_a_single_seat_is_called_a_single_voice(open_page: OpenPage) -> None:
     page = await open_page()
     await page.get_by_role("button", name="Remove seat 3").click()
     await page.get_by_role("button", name="Remove seat 2").click()

@@ -52,7 +52,7 @@ function Models() {
   return html`<section class="card" aria-labelledby="models-title">
     <h2 id="models-title">Models</h2>
     <div class="table-box" tabindex="0" role="region" aria-labelledby="models-title"><table class="figures">
-      <thead><tr><th scope="col">Model</th><th scope="col">Size</th><th scope="col">Engine</th><th scope="col">In memory</th><th scope="col">Slots</th><th scope="col">Nodes</th></tr></thead>
+      <thead><tr><th scope="col" class="text">Model</th><th scope="col">Size</th><th scope="col" class="text">Engine</th><th scope="col" class="text">In memory</th><th scope="col">Slots</th><th scope="col" class="text">Nodes</th></tr></thead>
       <tbody>${models.value.map((model) => html`<tr key=${model.name}>
         <th scope="row" class="mono">${model.name}</th><td>${bytes(model.size) || "–"}</td><td class="text">${model.engine ?? "–"}</td>
         <td class="text">${model.resident ? "yes" : "no"}</td><td>${model.slots ?? "–"}</td><td class="text">${nodeNames(model).join(", ") || "–"}</td></tr>`)}</tbody>

@@ -23,7 +23,7 @@ function Matrix({ session, picked, pick }) {
       <tbody>${(session.ballots ?? []).map((ballot) => html`<tr key=${ballot.reviewer}>
         <th scope="row"><${SeatBadge} agentId=${ballot.reviewer} /><span class="model-name">${agents.find((agent) => agent.agent_id === ballot.reviewer)?.model ?? ballot.reviewer}</span></th>
         ${ballot.abstained
-          ? html`<td class="abstained" colspan=${answers.length}>abstained${ballot.reason ? `: ${ballot.reason}` : ""}</td>`
+          ? html`<td class="abstained" colspan=${answers.length}>abstained</td>`
           : answers.map(({ agent_id }) => {
             const entry = ballot.rankings.find((one) => one.agent_id === agent_id);
             if (!entry) {
@@ -106,7 +106,7 @@ export function Review({ view }) {
     ${running && html`<${Reviewers} view=${view} />`}
     ${ballots.length > 0 && html`<div class="review-grid">
       <div class="card"><h3>Ballots</h3><${Matrix} session=${session} picked=${picked} pick=${pick} /><${Reasoning} session=${session} picked=${picked} />
-        ${abstained.length > 0 && html`<p class="hint">${abstained.map((ballot) => `Seat ${seatNumber(ballot.reviewer)} abstained`).join(", ")}.</p>`}</div>
+        ${abstained.map((ballot) => html`<p class="hint abstentions" key=${ballot.reviewer}>Seat ${seatNumber(ballot.reviewer)} abstained${ballot.reason ? `: ${ballot.reason}` : ""}.</p>`)}</div>
       ${(session.ranking ?? []).length > 0 && html`<div class="card"><h3>Ranking</h3><${Ranking} session=${session} /><${Agreement} session=${session} /></div>`}
     </div>`}
   </details>`;

@@ -55,13 +55,16 @@ function Entries() {
 export function Sidebar({ open, onClose }) {
   const panel = useRef(/** @type {HTMLElement | null} */ (null));
   useEffect(() => {
-    if (open) panel.current?.querySelector("a")?.focus();
+    if (!open) return undefined;
+    panel.current?.querySelector("a")?.focus();
+    const onKey = (/** @type {KeyboardEvent} */ event) => event.key === "Escape" && onClose();
+    document.addEventListener("keydown", onKey);
+    return () => document.removeEventListener("keydown", onKey);
   }, [open]);
-  const onKey = (/** @type {KeyboardEvent} */ event) => event.key === "Escape" && open && onClose();
   const state = health.value?.status ?? "unhealthy";
   return html`
     ${open && html`<div class="backdrop" onClick=${onClose}></div>`}
-    <nav class=${`sidebar ${open ? "shown" : ""}`} aria-label="Sessions" ref=${panel} onKeyDown=${onKey}>
+    <nav class=${`sidebar ${open ? "shown" : ""}`} aria-label="Sessions" ref=${panel}>
       <div class="sidebar-head">
         <a class="brand" href="#/"><img src="./assets/icon.svg" alt="" width="26" height="26" />LAN Council</a>
         <button type="button" class="quiet square only-phone" aria-label="Close" onClick=${onClose}><${Icon} name="close" /></button>
