@@ -85,11 +85,12 @@ async def serve(
     settings: NodeSettings,
     *,
     on_ready: Callable[[Ready], None] | None = None,
+    stop: asyncio.Event | None = None,
     stop_with_stdin: bool = False,
 ) -> None:
     """Serve a node until it is told to stop. Raises `SettingsError` when it cannot start.
 
-    `on_ready` is called once, when the node answers.
+    `on_ready` is called once, when the node answers; setting `stop` does what SIGTERM does.
     """
     require_key_off_loopback(
         host=settings.host, key=settings.key, insecure_lan=settings.insecure_lan, program="node"
@@ -120,5 +121,6 @@ async def serve(
         url=url_of(listener, settings.host),
         drain_timeout_s=settings.drain_timeout_s,
         on_ready=on_ready or (lambda _ready: None),
+        stop=stop,
         stop_with_stdin=stop_with_stdin,
     )

@@ -78,9 +78,11 @@ def url_of(listener: socket.socket, host: str) -> str:
 class NodeServer(uvicorn.Server):
     """uvicorn that answers while it drains: callers hear `node_draining`, not a refused connection."""
 
-    def __init__(self, config: uvicorn.Config, *, on_started: Callable[[], None]) -> None:
+    def __init__(
+        self, config: uvicorn.Config, *, stop_asked: asyncio.Event, on_started: Callable[[], None]
+    ) -> None:
         super().__init__(config)
-        self.stop_asked = asyncio.Event()
+        self.stop_asked = stop_asked
         self._on_started = on_started
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -123,9 +125,13 @@ async def run(
     url: str,
     drain_timeout_s: float,
     on_ready: Callable[[Ready], None],
+    stop: asyncio.Event | None = None,
     stop_with_stdin: bool = False,
 ) -> None:
-    """Serve until a signal, or with `stop_with_stdin` until standard input closes; then drain and return."""
+    """Serve until a signal, until `stop` is set, or with `stop_with_stdin` until standard input closes.
+
+    Then drain and return.
+    """
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -138,7 +144,7 @@ async def run(
         timeout_graceful_shutdown=_CLOSE_S,
     )
     ready = Ready(url, service.name, os.getpid())
-    server = NodeServer(config, on_started=lambda: on_ready(ready))
+    server = NodeServer(config, stop_asked=stop or asyncio.Event(), on_started=lambda: on_ready(ready))
     await service.start()
     try:
         async with asyncio.TaskGroup() as group:
