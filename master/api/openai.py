@@ -198,9 +198,8 @@ async def _council(body: ChatCompletion, master: Services, trace: TraceContext) 
         if ended.state != "completed":
             problem = ended.error if isinstance(ended.error, dict) else {}
             raise InternalError(str(problem.get("detail") or f"the council ended as {ended.state}"))
-        final = ended.synthesis.text if ended.synthesis else _top_opinion(ended)
         if not sent:
-            yield _Piece(text=final)
+            yield _Piece(text=ended.answer or "")
         total = ended.token_usage
         yield _Piece(
             usage=TokenUsage.of(total.total_prompt_tokens, total.total_completion_tokens), finish="stop"
@@ -216,10 +215,6 @@ async def _synthesis_texts(runner: SessionRunner) -> AsyncIterator[str]:
         is_text = event["type"] == "call.delta" and event["stage"] == "synthesis"
         if is_text and event["channel"] == "answer":
             yield event["text"]
-
-
-def _top_opinion(session: Any) -> str:
-    return next((one.opinion or "" for one in session.agents if one.agent_id == session.top_answer), "")
 
 
 def _as_question(body: ChatCompletion) -> str:

@@ -142,9 +142,6 @@ class SessionRunner:
     async def _end(self) -> None:
         self.completed_at = time.time()
         shown = self.view()
-        answer = shown.synthesis.text if shown.synthesis else None
-        if answer is None and shown.top_answer is not None:
-            answer = next((one.opinion for one in shown.agents if one.agent_id == shown.top_answer), None)
         await self._commit(
             lambda: self._store.set_state(
                 self.id,
@@ -153,7 +150,7 @@ class SessionRunner:
                 error=shown.error,
                 completed_at=datetime.fromtimestamp(self.completed_at or 0.0, UTC),
                 snapshot=shown.model_dump(mode="json"),
-                answer=answer,
+                answer=shown.answer if shown.state == "completed" else None,
                 cancelled=shown.state == "cancelled",
             )
         )
@@ -296,6 +293,8 @@ class _SeatWatcher:
         self._restart = (failure.node, failure.error.code)
         self._attempt += 1
         self._record = None
+        # Open the next attempt before the runner asks what is due, or the call would be due twice.
+        self._runner.session.begin(self._begun())
 
     # -- how it ended -------------------------------------------------------------------------------------
 

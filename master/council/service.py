@@ -27,6 +27,7 @@ from master.council.choice import Candidate, choose_agents, choose_chairman
 from master.council.plan import SessionPlan, Turn, seats_of
 from master.council.runner import SessionRunner
 from master.council.session import Session
+from master.council.states import State
 from master.council.view import CouncilSession, view
 from master.state.sessions import StoredSession
 from master.state.store import Store
@@ -77,7 +78,8 @@ class CouncilService:
             runner = self._runner(self._rebuild(stored), seq_head=stored.seq_head + 1)
             await runner.reserve_seq()
             _log.info("session resumed", session_id=session_id, attempts=len(stored.records))
-            self._start(runner, [])
+            fresh = runner.session.state is State.QUEUED
+            self._start(runner, runner.session.start() if fresh else [])
 
     @property
     def active(self) -> int:

@@ -1,0 +1,1 @@
+"""What is kept: tables, migrations and repositories. Nothing else speaks to the database."""

@@ -1,0 +1,1 @@
+"""Alembic's revisions; `master/state/migrate.py` runs them."""

@@ -1,0 +1,50 @@
+"""The nodes that people added, so that a restarted master finds them again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from sqlalchemy import delete, select, update
+from sqlalchemy.exc import IntegrityError
+
+from common.errors import ConflictError
+from master.state.database import Transactions
+from master.state.tables import NodeRow
+
+
+@dataclass(frozen=True, slots=True)
+class StoredNode:
+    name: str
+    url: str
+    key: str | None
+    fingerprint: str | None
+    draining: bool
+
+
+class NodeRepository:
+    def __init__(self, transactions: Transactions) -> None:
+        self._db = transactions
+
+    async def add(self, name: str, url: str, key: str | None, fingerprint: str | None) -> None:
+        """Keep a node. Raises `ConflictError` when its name or address is taken."""
+        row = NodeRow(name=name, url=url, key=key, fingerprint=fingerprint, added_at=datetime.now(UTC))
+        try:
+            async with self._db.write() as db:
+                db.add(row)
+        except IntegrityError as error:
+            raise ConflictError(f"a node named {name} or at {url} is known already") from error
+
+    async def list(self) -> list[StoredNode]:
+        async with self._db.read() as db:
+            rows = await db.scalars(select(NodeRow).order_by(NodeRow.added_at))
+            return [StoredNode(row.name, row.url, row.key, row.fingerprint, row.draining) for row in rows]
+
+    async def remove(self, name: str) -> None:
+        """Forget a node; one that only settings name is no error."""
+        async with self._db.write() as db:
+            await db.execute(delete(NodeRow).where(NodeRow.name == name))
+
+    async def set_draining(self, name: str, draining: bool) -> None:
+        async with self._db.write() as db:
+            await db.execute(update(NodeRow).where(NodeRow.name == name).values(draining=draining))

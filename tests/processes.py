@@ -1,0 +1,160 @@
+"""Master and nodes as real processes for the service tests: started on free ports, ended by pid."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+ROOT = Path(__file__).resolve().parents[1]
+READY_S = 60.0
+
+
+def clean_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment without settings of the person who runs the tests."""
+    ours = ("COUNCIL_", "OLLAMA_", "BG_", "GENERATION_TIMEOUT")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+    return {**kept, **(extra or {})}
+
+
+@dataclass(slots=True)
+class Program:
+    """A running program of ours. `log` is its standard error."""
+
+    process: asyncio.subprocess.Process
+    url: str
+    log: Path
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def kill(self) -> None:
+        self.process.kill()
+
+    def terminate(self) -> None:
+        self.process.terminate()
+
+    def freeze(self) -> None:
+        self.process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
+
+    async def wait(self, within_s: float = 30.0) -> int:
+        async with asyncio.timeout(within_s):
+            return await self.process.wait()
+
+    async def stop(self) -> int:
+        """End it in order; by force when that takes too long."""
+        if self.process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self.process.send_signal(signal.SIGCONT)
+                self.process.terminate()
+            try:
+                await self.wait(15.0)
+            except TimeoutError:
+                self.process.kill()
+        return await self.process.wait()
+
+
+async def start(
+    module: str, *arguments: str, data_dir: Path, env: Mapping[str, str] | None = None
+) -> Program:
+    """Start `python -m module` and wait for its ready line. Raises with its log when it ends instead."""
+    data_dir.mkdir(parents=True, exist_ok=True)
+    log = data_dir.parent / f"{data_dir.name}-{module}.log"
+    with log.open("ab") as stderr:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            module,
+            "--data-dir",
+            str(data_dir),
+            "--exit-with-parent",
+            *arguments,
+            cwd=ROOT,
+            env=clean_environment(env),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=stderr,
+        )
+    assert process.stdout is not None
+    async with asyncio.timeout(READY_S):
+        line = await process.stdout.readline()
+    if not line:
+        code = await process.wait()
+        raise RuntimeError(f"{module} ended with {code}: {log.read_text(errors='replace')[-3000:]}")
+    return Program(process, json.loads(line)["url"], log)
+
+
+@asynccontextmanager
+async def node(
+    data_dir: Path,
+    *arguments: str,
+    name: str,
+    ollama: str | None = None,
+    env: Mapping[str, str] | None = None,
+) -> AsyncIterator[Program]:
+    """A worker node; before the stand-in at `ollama`, or with the embedded engine."""
+    engine = {"OLLAMA_BASE_URL": ollama, "COUNCIL_NODE_ENGINE": "ollama"} if ollama else {}
+    engine = engine or {"COUNCIL_NODE_ENGINE": "embedded"}
+    program = await start(
+        "worker_node",
+        "--port",
+        "0",
+        "--name",
+        name,
+        *arguments,
+        data_dir=data_dir,
+        env={**engine, **(env or {})},
+    )
+    try:
+        yield program
+    finally:
+        await program.stop()
+
+
+async def start_master(
+    data_dir: Path,
+    *arguments: str,
+    nodes: Mapping[str, str] | None = None,
+    env: Mapping[str, str] | None = None,
+) -> Program:
+    """A master that knows nodes by name → URL, with a quick heartbeat."""
+    listed = ",".join(f"{name}={url}" for name, url in (nodes or {}).items())
+    settings = {"COUNCIL_NODES": listed, "COUNCIL_HEARTBEAT_S": "0.2", **(env or {})}
+    ports = () if "--port" in arguments else ("--port", "0")
+    return await start("master", *ports, *arguments, data_dir=data_dir, env=settings)
+
+
+@asynccontextmanager
+async def master(
+    data_dir: Path,
+    *arguments: str,
+    nodes: Mapping[str, str] | None = None,
+    env: Mapping[str, str] | None = None,
+) -> AsyncIterator[Program]:
+    program = await start_master(data_dir, *arguments, nodes=nodes, env=env)
+    try:
+        yield program
+    finally:
+        await program.stop()
+
+
+@asynccontextmanager
+async def client(program: Program, *, key: str | None = None) -> AsyncIterator[httpx.AsyncClient]:
+    headers = {"authorization": f"Bearer {key}"} if key else {}
+    async with httpx.AsyncClient(
+        base_url=program.url, timeout=60.0, trust_env=False, headers=headers
+    ) as found:
+        yield found
