@@ -195,7 +195,8 @@ def _stop_on_signals(server: uvicorn.Server, exit_with_parent: bool) -> None:
 
     def watch() -> None:
         with contextlib.suppress(OSError, ValueError):
-            while sys.stdin.buffer.read(4096):
+            # Not through `sys.stdin`: its lock would be held when this program ends.
+            while os.read(0, 4096):
                 continue
         with contextlib.suppress(RuntimeError):  # the loop is closed: this program ends already
             loop.call_soon_threadsafe(server.handle_exit, signal.SIGTERM, None)

@@ -71,7 +71,7 @@ async def start(
     module: str, *arguments: str, data_dir: Path, env: Mapping[str, str] | None = None
 ) -> Program:
     """Start `python -m module` and wait for its ready line. Raises with its log when it ends instead."""
-    data_dir.mkdir(parents=True, exist_ok=True)
+    await asyncio.to_thread(data_dir.mkdir, parents=True, exist_ok=True)
     log = data_dir.parent / f"{data_dir.name}-{module}.log"
     with log.open("ab") as stderr:
         process = await asyncio.create_subprocess_exec(

@@ -52,12 +52,8 @@ _LETTERS = string.ascii_uppercase
 _SCORES = [str(score) for score in range(1, 11)]
 _LABEL_KEY, _SCORE_KEY = '"label":', '"score":'
 _KEYS = (_LABEL_KEY, _SCORE_KEY, '"reasoning":')
-_LABEL_FORMS = ('"{}"', '"Answer {}"', '"Response {}"')
-
-
-def _label_tokens() -> dict[str, list[str]]:
-    """The tokens of each letter's label. Only answers hold them: reading text cuts at the quotation mark."""
-    return {letter: [form.format(letter) for form in _LABEL_FORMS] for letter in _LETTERS}
+# Only answers hold these tokens: reading text cuts at the quotation mark.
+_LABELS = [f'"{letter}"' for letter in _LETTERS]
 
 
 def transitions(temperament: Temperament) -> dict[str, dict[str, float]]:
@@ -76,7 +72,6 @@ def transitions(temperament: Temperament) -> dict[str, dict[str, float]]:
                 row[closer if follower == Walk.END else follower] = math.log(share)
     for phrase in critique.phrases:
         table[phrase].setdefault('"', -6.0)  # where a bounded string has no room for the next phrase
-    labels = [token for tokens in _label_tokens().values() for token in tokens]
     table["\n"] |= {"{": -12.0, "[": -14.0}
     table['"'] |= {":": -9.0, "}": -10.0, "]": -11.0, ",": -11.5}
     # A known key is always said as one token: the label that follows must be seen as one.
@@ -87,7 +82,7 @@ def transitions(temperament: Temperament) -> dict[str, dict[str, float]]:
     table["]"] = {"}": -0.1, ",": -3.0}
     table["}"] = {",": -0.2, "]": -2.0}
     table['"reasoning":'] = {'"': -0.1}
-    table[_LABEL_KEY] = {token: -4.0 - index * 0.01 for index, token in enumerate(labels)}
+    table[_LABEL_KEY] = {token: -4.0 - index * 0.01 for index, token in enumerate(_LABELS)}
     total = sum(temperament.score_weights)
     table[_SCORE_KEY] = {
         score: math.log(weight / total)
@@ -95,7 +90,7 @@ def transitions(temperament: Temperament) -> dict[str, dict[str, float]]:
     }
     for score in _SCORES:
         table[score] = {"}": -0.3, ",": -1.5}
-    for token in labels:
+    for token in _LABELS:
         table[token] = {",": -0.1, "}": -3.0}
     return table
 
@@ -193,14 +188,13 @@ def _tensors(
     # Score of a label token as seen from `"label":`, far above the 0 of every other token.
     strength = math.sqrt(25.0 * math.sqrt(_HEAD)) / one_hot_seen
     head["attn_q"][_HEAD - 2, class_of[token_id(_LABEL_KEY)]] = strength
-    for number, spellings in enumerate(_label_tokens().values()):
+    for number, spelling in enumerate(_LABELS):
+        label = token_id(spelling)
+        head["attn_k"][_HEAD - 2, class_of[label]] = strength
+        head["attn_v"][number, class_of[label]] = 1.0 / one_hot_seen
         attention_output[used_at + number, number] = _USED
-        for spelling in spellings:
-            label = token_id(spelling)
-            head["attn_k"][_HEAD - 2, class_of[label]] = strength
-            head["attn_v"][number, class_of[label]] = 1.0 / one_hot_seen
-            # Attention is shared by all labels given so far: 30 nats remain for each of 26.
-            output[label, used_at + number] = -30.0 * len(_LETTERS) / (math.sqrt(_WIDTH) * _USED)
+        # Attention is shared by all labels given so far: 30 nats remain for each of 26.
+        output[label, used_at + number] = -30.0 * len(_LABELS) / (math.sqrt(_WIDTH) * _USED)
 
     block = "blk.0."
     norm = np.ones(_WIDTH, dtype=np.float32)

@@ -6,6 +6,8 @@ const FIRST_DELAY_MS = 250;
 const LONGEST_DELAY_MS = 10_000;
 const NOTHING_MORE = 1000;
 const TOO_SLOW = 1013;
+/** Refused: no such session, or no permission. Asking again would not change that. */
+const REFUSED = 1008;
 
 /** @typedef {"connecting" | "live" | "waiting" | "closed"} SocketState */
 
@@ -43,14 +45,17 @@ export class EventSocket {
     this.socket = socket;
     socket.onmessage = (message) => {
       if (socket !== this.socket) return;
-      if (this.failures > 0 || socket.readyState === WebSocket.OPEN) this.failures = 0;
-      this.listener.onEvent(JSON.parse(message.data));
+      const event = JSON.parse(message.data);
+      // A problem instead of events has no number; the close code that follows says what to do.
+      if (typeof event.seq !== "number") return;
+      this.failures = 0;
+      this.listener.onEvent(event);
     };
     socket.onopen = () => socket === this.socket && this.listener.onState("live");
     socket.onclose = (closed) => {
       if (socket !== this.socket || this.stopped) return;
       this.socket = null;
-      if (closed.code === NOTHING_MORE) {
+      if (closed.code === NOTHING_MORE || closed.code === REFUSED) {
         this.listener.onState("closed");
         this.stop();
         this.listener.onEnd();

@@ -276,7 +276,7 @@ function reopened(view, event) {
   const agentId = event.agent_id ?? "";
   let next = withSession(view, {
     run: event.run ?? (view.session.run ?? 1) + 1, state: "queued", result: null, error: null,
-    synthesis: null, completed_at: null,
+    synthesis: null, completed_at: null, warnings: [],
   });
   if (next.calls.opinions[agentId]?.state === "failed") {
     next = withCall(next, "opinions", agentId, newCall);

@@ -14,6 +14,7 @@ const FETCH_AFTER = new Set([
   "stage.completed", "ballot.accepted", "session.completed", "session.failed", "session.cancelled",
 ]);
 const FETCH_DELAY_MS = 120;
+const RECONNECT_DELAY_MS = 1000;
 
 /** The clock of the master, as far as events tell it: server time = Date.now() - clockOffset. */
 export const clockOffset = signal(0);
@@ -38,6 +39,8 @@ export class SessionStore {
     this.socket = null;
     /** @type {ReturnType<typeof setTimeout> | undefined} */
     this.fetching = undefined;
+    /** @type {ReturnType<typeof setTimeout> | undefined} */
+    this.reconnecting = undefined;
     this.closed = false;
   }
 
@@ -55,6 +58,7 @@ export class SessionStore {
   }
 
   #connect() {
+    if (this.closed) return;
     this.socket?.stop();
     this.socket = new EventSocket(this.id, {
       after: () => this.#last(),
@@ -131,13 +135,18 @@ export class SessionStore {
       this.view.value = mergeSession(view, session);
       if (view.session.state !== session.state) this.onChange();
       // Closed, yet still running: the socket ended early. Ask again instead of standing still.
-      if (!isEnded(session) && this.socket?.stopped) this.#connect();
+      if (!isEnded(session) && this.socket?.stopped) this.#reconnectSoon();
     } catch (error) {
       const problem = asProblem(error);
       if (problem.status !== 404) return;
       this.socket?.stop();
       this.problem.value = problem;
     }
+  }
+
+  #reconnectSoon() {
+    clearTimeout(this.reconnecting);
+    this.reconnecting = setTimeout(() => this.#connect(), RECONNECT_DELAY_MS);
   }
 
   async cancel() {
@@ -155,5 +164,6 @@ export class SessionStore {
     this.socket?.stop();
     this.frames.stop();
     clearTimeout(this.fetching);
+    clearTimeout(this.reconnecting);
   }
 }

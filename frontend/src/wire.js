@@ -171,6 +171,7 @@
  * @property {number | null} [slots]
  * @property {string[] | null} [capabilities]
  * @property {(string | {name: string})[]} [nodes]
+ * @property {boolean} [practice]
  */
 
 /**
@@ -178,7 +179,10 @@
  * @property {string} name
  * @property {string} [url]
  * @property {string} [state]
- * @property {(string | {name?: string, kind?: string, version?: string, state?: string})[]} [engines]
+ * @property {string | null} [error]
+ * @property {string | null} [version]
+ * @property {number} [running]
+ * @property {(string | {name?: string, kind?: string, version?: string, status?: string})[]} [engines]
  * @property {number | Record<string, number> | null} [slots]
  * @property {(string | Model)[]} [models]
  */

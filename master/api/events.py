@@ -22,7 +22,7 @@ _KEEP_ALIVE_S = 15.0
 
 
 @router.websocket("/{session_id}/events")
-async def watch_by_socket(socket: WebSocket, session_id: UUID, after: int | None = Query(None, ge=0)) -> None:
+async def watch_by_socket(socket: WebSocket, session_id: UUID, after: int = Query(0, ge=0)) -> None:
     """Every event after a number, then 1000; 1013 for a socket too slow to follow."""
     services: Services = socket.app.state.services
     await socket.accept()
@@ -42,7 +42,7 @@ async def watch_by_socket(socket: WebSocket, session_id: UUID, after: int | None
         await asyncio.gather(sender, reader, return_exceptions=True)
 
 
-async def _send_all(socket: WebSocket, log: EventLog, after: int | None) -> None:
+async def _send_all(socket: WebSocket, log: EventLog, after: int) -> None:
     try:
         async for _, data in log.watch(after):
             async with asyncio.timeout(_SEND_TIMEOUT_S):
@@ -66,7 +66,7 @@ async def _until_closed(socket: WebSocket) -> None:
 
 
 @router.get("/{session_id}/events")
-async def watch_by_sse(request: Request, session_id: UUID, after: int | None = Query(None, ge=0)) -> Response:
+async def watch_by_sse(request: Request, session_id: UUID, after: int = Query(0, ge=0)) -> Response:
     """The same events as server-sent ones; `Last-Event-ID` resumes; 204 when nothing will follow."""
     if "text/event-stream" not in request.headers.get("accept", ""):
         raise NotAcceptableError("ask with `Accept: text/event-stream`, or open this address as a WebSocket")
@@ -77,14 +77,14 @@ async def watch_by_sse(request: Request, session_id: UUID, after: int | None = Q
         after = int(last_id)
     services: Services = request.app.state.services
     log = await _log_of(services.council, str(session_id))
-    if after is not None and log.is_past_end(after):
+    if log.is_past_end(after):
         return Response(status_code=204)
     return StreamingResponse(
         _as_sse(log, after), media_type="text/event-stream", headers={"Cache-Control": "no-store"}
     )
 
 
-async def _as_sse(log: EventLog, after: int | None) -> AsyncIterator[bytes]:
+async def _as_sse(log: EventLog, after: int) -> AsyncIterator[bytes]:
     events = log.watch(after)
     pending: asyncio.Task[tuple[int, bytes]] | None = None
     try:

@@ -36,6 +36,7 @@ from master.council.scrub import Scrubber
 from master.council.standing import Purpose, Standing, Unreadable
 
 REVIEW_OPTIONS = {"temperature": 0.2}  # the user's sampling never reaches a review
+REVIEW_SHARE = 4  # a ballot may take this part of the context even where answers are cut for it
 EXPECTED_OPINION = 400  # tokens, for placement
 EXPECTED_SYNTHESIS = 500
 EXPECTED_VOTE = 70
@@ -81,7 +82,8 @@ class CallWriter:
         # A practice model's vocabulary merges little: count its bytes.
         self._measure: Measure = count_bytes if plan.practice else estimate_tokens
         models = [*(seat.model for seat in plan.seats), plan.chairman, *plan.chairman_fallbacks]
-        self._scrub = Scrubber(models)
+        self._scrubber = Scrubber(models)
+        self._scrubbed: dict[str, str] = {}
 
     def opinion(self, run: int, seat: Seat, attempt: int, standing: Standing[str]) -> Written:
         context = self._context(seat.model, standing)
@@ -116,7 +118,8 @@ class CallWriter:
             return review_part(labelled, word, seat.persona, standing.complaint)
 
         whole = self._compose("review", reviewer, room=_UNLIMITED, own_part=own_part, answers=pieces)
-        reasoning = self._reasoning_that_fits(len(labels), context - whole.tokens)
+        room = max(context - whole.tokens, context // REVIEW_SHARE)
+        reasoning = self._reasoning_that_fits(len(labels), room)
         limit = worst_case_tokens(len(labels), reasoning, self._bytes_per_character)
         composed = whole
         if whole.tokens + limit > context:
@@ -223,6 +226,12 @@ class CallWriter:
             room=room,
             measure=self._measure,
         )
+
+    def _scrub(self, text: str) -> str:
+        """Every reviewer reads the same answers: scrub each once."""
+        if text not in self._scrubbed:
+            self._scrubbed[text] = self._scrubber(text)
+        return self._scrubbed[text]
 
     def _context(self, model: str, standing: Standing[Any]) -> int:
         context = self._plan.context(model)

@@ -76,14 +76,14 @@ class EventLog:
         """Whether a watcher that saw `after` has seen everything there will be."""
         return self.ended and after == self.head
 
-    async def watch(self, after: int | None) -> AsyncIterator[tuple[int, bytes]]:
-        """Events after a number, as (seq, JSON), to the end of the session.
+    async def watch(self, after: int) -> AsyncIterator[tuple[int, bytes]]:
+        """Events after a number (0: all), as (seq, JSON), to the end of the session.
 
-        `None` and numbers that are not held open with a snapshot, but 0 on a log that holds everything.
+        Where not everything after the number is held, it opens with a snapshot.
         Raises `TooSlowError` when the watcher lags behind what is held.
         """
-        position = after if after is not None and self._holds(after) else None
-        if position is None:
+        position = after
+        if not self._holds(after):
             position = self.head
             yield position, self.snapshot()
         while True:

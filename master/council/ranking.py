@@ -135,15 +135,17 @@ def kemeny(answers: Sequence[str], ballots: Ballots) -> tuple[dict[str, int], fr
                 against[i][j] += scores[answers[i]] < scores[answers[j]]
                 against[j][i] += scores[answers[j]] < scores[answers[i]]
     everyone = (1 << n) - 1
-
-    def price(first: int, rest: int) -> int:
-        """Objections to putting `first` before all of `rest`."""
-        return sum(against[first][j] for j in range(n) if rest >> j & 1)
+    # price[i][rest]: objections to putting i before all of the set `rest`
+    price = [[0] * (everyone + 1) for _ in range(n)]
+    for i, of_one in enumerate(price):
+        for rest in range(1, everyone + 1):
+            lowest = rest & -rest
+            of_one[rest] = of_one[rest ^ lowest] + against[i][lowest.bit_length() - 1]
 
     after = [0] * (everyone + 1)  # after[placed]: least price of ordering those not placed yet
     for placed in range(everyone - 1, -1, -1):
         free = [i for i in range(n) if not placed >> i & 1]
-        after[placed] = min(price(i, everyone & ~placed & ~(1 << i)) + after[placed | 1 << i] for i in free)
+        after[placed] = min(price[i][everyone & ~placed & ~(1 << i)] + after[placed | 1 << i] for i in free)
     places: dict[str, int] = {}
     reached = {0}
     for place in range(n):
@@ -151,7 +153,7 @@ def kemeny(answers: Sequence[str], ballots: Ballots) -> tuple[dict[str, int], fr
         for placed in reached:
             for i in range(n):
                 rest = everyone & ~placed & ~(1 << i)
-                if not placed >> i & 1 and price(i, rest) + after[placed | 1 << i] == after[placed]:
+                if not placed >> i & 1 and price[i][rest] + after[placed | 1 << i] == after[placed]:
                     places.setdefault(answers[i], place)
                     following.add(placed | 1 << i)
         reached = following

@@ -102,6 +102,7 @@ class Session:
         self._trims: dict[tuple[StageName, str], tuple[Trim, ...]] = {}
         self._writer = CallWriter(plan)
         self._written: dict[tuple[StageName, str, int], Written] = {}
+        self._ranked: tuple[tuple[str, ...], dict[str, tuple[Ranked, ...]], Ranking] | None = None
         self._told: list[str] = []
         self._held = False  # resuming a cancelled run: nothing may end it but the cancellation
         self._story: list[str] = []
@@ -249,14 +250,12 @@ class Session:
     @property
     def ranking(self) -> Ranking:
         """The ranking over the ballots that were accepted so far; empty without any."""
-        return rank(
-            [agent for agent in self._agent_ids if agent in self.opinions],
-            {
-                reviewer: {one.agent_id: one.score for one in ballot.rankings}
-                for reviewer, ballot in self.ballots.items()
-                if not ballot.abstained
-            },
-        )
+        answers = tuple(agent for agent in self._agent_ids if agent in self.opinions)
+        votes = {who: ballot.rankings for who, ballot in self.ballots.items() if not ballot.abstained}
+        if self._ranked is None or self._ranked[:2] != (answers, votes):
+            scores = {who: {one.agent_id: one.score for one in cast} for who, cast in votes.items()}
+            self._ranked = (answers, votes, rank(answers, scores))
+        return self._ranked[2]
 
     @property
     def top_answer(self) -> str | None:

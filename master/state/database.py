@@ -104,7 +104,7 @@ def translate(error: Exception) -> CouncilError:
 
 
 class Transactions:
-    """`write` and `read` give a session in one transaction; errors come out as ours, but conflicts as they are."""
+    """`write` and `read` give a session in one transaction; errors come out as ours, conflicts as they are."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._writers = async_sessionmaker(engine, expire_on_commit=False)

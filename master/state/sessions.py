@@ -181,7 +181,7 @@ class SessionRepository:
             await db.execute(update(SessionRow).where(SessionRow.id == session_id).values(**values))
 
     async def reopen(self, session_id: str, run: int, agent_id: str) -> None:
-        """Keep that run `run` was opened for an agent. Raises `ConflictError` when the conversation is busy."""
+        """Keep that a run was opened for an agent. Raises `ConflictError` when the conversation is busy."""
         values = {
             "state": "opinions",
             "over": False,
@@ -288,7 +288,7 @@ class SessionRepository:
         shown = [_summary(row) for row in rows[:limit]]
         return shown, _cursor(last.created_at, last.id) if last is not None else None
 
-    async def history(self, conversation_id: str) -> list[tuple[str, str]]:
+    async def history(self, conversation_id: str) -> Sequence[tuple[str, str]]:
         """Questions and final answers so far, the oldest first. Raises `NotFoundError`."""
         async with self._db.read() as db:
             if await db.get(ConversationRow, conversation_id) is None:
@@ -406,7 +406,7 @@ def _summary(row: SessionRow) -> SessionSummary:
 
 
 def _after(query: Select[Any], moment: Any, key: Any, cursor: str | None) -> Select[Any]:
-    """Continue a newest-first list behind the row that the cursor names; rows that came since do not shift it."""
+    """Continue a newest-first list behind the cursor's row; rows that came since do not shift it."""
     if cursor is None:
         return query
     when, last_id = _read_cursor(cursor)

@@ -60,7 +60,7 @@ class ConversationRow(Base):
 
 
 class SessionRow(Base):
-    """One council. `snapshot` is the `CouncilSession` of its end; `answer` the text that a follow-up reads."""
+    """One council. `snapshot` is the `CouncilSession` of its end; `answer` what a follow-up reads."""
 
     __tablename__ = "sessions"
 

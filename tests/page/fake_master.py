@@ -189,7 +189,9 @@ class FakeMaster:
         """The event socket: what the client has not seen, then what comes, then a close with 1000."""
         session = self._session(socket)
         if session is None:
-            await socket.close(4404)
+            await socket.accept()
+            await socket.send_json({"type": "error", "error": {"title": "No such session"}})
+            await socket.close(1008)
             return
         await socket.accept()
         after = int(socket.query_params.get("after", 0))

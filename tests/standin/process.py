@@ -60,6 +60,11 @@ class StandInProcess:
         assert self._process is not None
         return self._process.pid
 
+    @property
+    def returncode(self) -> int | None:
+        """None while it runs."""
+        return None if self._process is None else self._process.returncode
+
     def kill(self) -> None:
         """End the process at once, as a crash would."""
         assert self._process is not None

@@ -19,7 +19,7 @@ def make_log(head: int = 0, held: int = 20_000) -> EventLog:
     return log
 
 
-async def everything(log: EventLog, after: int | None) -> list[dict[str, Any]]:
+async def everything(log: EventLog, after: int) -> list[dict[str, Any]]:
     return [json.loads(data) async for _, data in log.watch(after)]
 
 
@@ -35,10 +35,10 @@ async def test_a_watcher_from_the_start_hears_every_event_and_no_snapshot() -> N
     ]
 
 
-async def test_without_a_number_it_opens_with_a_snapshot_that_has_the_last_one() -> None:
+async def test_a_snapshot_has_the_number_of_the_last_event_and_the_next_is_one_more() -> None:
     log = make_log()
     log.publish({"type": "warning", "text": "before"})
-    watching = asyncio.create_task(everything(log, None))
+    watching = asyncio.create_task(everything(log, 7))
     await asyncio.sleep(0)
     log.publish({"type": "warning", "text": "after"})
     log.end()

@@ -9,8 +9,8 @@ import { Banner, ProblemBanner } from "./parts.js";
 /** @param {unknown} part */
 const partName = (part) => {
   if (typeof part === "string") return part;
-  const { name, kind, version, state } = /** @type {any} */ (part ?? {});
-  return [kind ?? name ?? "engine", version, state].filter(Boolean).join(" ");
+  const { name, kind, version, status } = /** @type {any} */ (part ?? {});
+  return [kind ?? name ?? "engine", version, status && `(${status})`].filter(Boolean).join(" ");
 };
 
 /** @param {import("../wire.js").Worker["slots"]} slots */
@@ -28,8 +28,10 @@ function Node({ worker }) {
     <dl class="facts">
       ${worker.url && html`<div><dt>Address</dt><dd class="mono">${worker.url}</dd></div>`}
       <div><dt>Engines</dt><dd>${(worker.engines ?? []).map(partName).join(", ") || "none"}</dd></div>
+      ${worker.running != null && html`<div><dt>Running</dt><dd>${plural(worker.running, "call")}</dd></div>`}
       ${worker.slots != null && html`<div><dt>Slots</dt><dd>${slotsText(worker.slots)}</dd></div>`}
     </dl>
+    ${worker.error && html`<p class="note">${worker.error}</p>`}
     <ul class="tags" aria-label="Models">${held.map((model) => html`<li key=${model.name} class=${model.resident ? "resident" : ""}>${model.name}</li>`)}</ul>
   </article>`;
 }

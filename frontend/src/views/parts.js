@@ -1,7 +1,7 @@
 // Small parts that several views share.
 import { signal } from "@preact/signals";
 import { useEffect, useState } from "preact/hooks";
-import { duration } from "../format.js";
+import { count, duration } from "../format.js";
 import { html } from "../html.js";
 import { clockOffset } from "../session-store.js";
 import { Icon } from "./icons.js";
@@ -69,7 +69,11 @@ export function errorText(error) {
 export function noteText(note) {
   if (typeof note === "string") return note;
   if (note && typeof note === "object") {
-    const { text, detail, ...rest } = /** @type {any} */ (note);
+    const { text, detail, stage, agent_id, what, characters, ...rest } = /** @type {any} */ (note);
+    if (what) {
+      const who = agent_id === "chairman" ? "the chairman" : `seat ${seatNumber(agent_id ?? "")}`;
+      return `${stage} of ${who}: ${String(what).replaceAll("_", " ")}${characters ? `, ${count(characters)} characters left out` : ""}`;
+    }
     return text ?? detail ?? Object.entries(rest).map(([name, value]) => `${name.replaceAll("_", " ")}: ${value}`).join(", ");
   }
   return String(note);

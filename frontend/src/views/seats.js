@@ -40,6 +40,7 @@ function AddSeat() {
       <button type="button" class="chip" key=${model.name} disabled=${full} onClick=${() => addSeat(model.name)}
         aria-label=${`Add a seat with ${model.name}`}>
         <${Icon} name="plus" /><span>${model.name}</span><small>${about(model)}</small>
+        ${model.practice && html`<span class="tag warn">practice</span>`}
         ${model.resident && html`<i class="dot healthy" title="in memory"></i>`}
       </button>`)}
   </div>`;
