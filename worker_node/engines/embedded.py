@@ -36,7 +36,7 @@ from worker_node.engines.loads import Loads
 from worker_node.engines.ollama_errors import error_of_body
 from worker_node.engines.openai_chat import stream_chat
 from worker_node.engines.openai_wire import embeddings_decoder
-from worker_node.engines.wire_client import WireClient, decode
+from worker_node.engines.wire_client import decode
 
 log = get_logger(__name__)
 
@@ -108,7 +108,7 @@ class EmbeddedEngine(Engine):
             await self._scan()
             alive = [child for child in self._children.values() if child.alive]
             if alive:
-                await _wire(alive[0]).ask("GET", "/health", timeout_s=_HEALTH_TIMEOUT_S)
+                await alive[0].wire.ask("GET", "/health", timeout_s=_HEALTH_TIMEOUT_S)
         except importlib.metadata.PackageNotFoundError:
             error = "llama.cpp is not installed here: pip install xllamacpp"
         except CouncilError as failure:
@@ -283,7 +283,7 @@ class EmbeddedEngine(Engine):
             await self._ensure(request.model)
             child = self._children[request.model]
             events = stream_chat(
-                _wire(child),
+                child.wire,
                 request,
                 model=request.model,
                 dialect="llama-server",
@@ -301,7 +301,7 @@ class EmbeddedEngine(Engine):
             return Embedded([], TokenUsage())
         async with self._embedding:
             child = await self._embedder_for(await self._find(model))
-            body = await _wire(child).ask(
+            body = await child.wire.ask(
                 "POST",
                 "/v1/embeddings",
                 {"model": model, "input": texts},
@@ -345,14 +345,6 @@ class EmbeddedEngine(Engine):
     def process_ids(self) -> list[int]:
         children = [*self._children.values(), *([self._embedder] if self._embedder else [])]
         return [child.pid for child in children if child.pid is not None]
-
-
-def _wire(child: LlamaChild) -> WireClient:
-    return WireClient(
-        child.client,
-        what=f"llama.cpp with {child.path.name}",
-        error_of_body=partial(error_of_body, model=child.model),
-    )
 
 
 def _embedding_error(model: str, status: int, body: bytes) -> CouncilError:

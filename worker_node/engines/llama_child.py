@@ -10,6 +10,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +21,8 @@ from common.errors import CouncilError, EngineFailedError, LoadTimeoutError, Out
 from common.http_client import make_client
 from common.logs import get_logger
 from worker_node.engines.llama_process import KEY_VARIABLE
+from worker_node.engines.ollama_errors import error_of_body
+from worker_node.engines.wire_client import WireClient
 
 log = get_logger(__name__)
 
@@ -36,9 +39,10 @@ _LOG_PREFIX: Final = re.compile(r"^[\d.]+ [A-Z] ")
 
 
 class LlamaChild:
-    """One child process with one model. `start` once, `stop` once; `client` in between."""
+    """One child process with one model. `start` once, `stop` once; `client` and `wire` in between."""
 
     client: httpx.AsyncClient
+    wire: WireClient
 
     def __init__(
         self, path: Path, *, model: str, slots: int, context: int, threads: int, embeddings: bool = False
@@ -89,7 +93,18 @@ class LlamaChild:
         self.client = make_client(
             f"http://127.0.0.1:{port}",
             connect_timeout_s=_CONNECT_S,
-            headers={"authorization": f"Bearer {key}", "accept-encoding": "identity"},
+            headers={
+                "authorization": f"Bearer {key}",
+                "accept-encoding": "identity",
+                # llama.cpp promises `Keep-Alive` and closes after each stream all the same: a second call
+                # on that connection would fail now and then.
+                "connection": "close",
+            },
+        )
+        self.wire = WireClient(
+            self.client,
+            what=f"llama.cpp with {self.path.name}",
+            error_of_body=partial(error_of_body, model=self.model),
         )
 
     async def _port(self) -> int:
