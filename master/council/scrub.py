@@ -54,12 +54,15 @@ class Scrubber:
         stems = _either(families)
         full = _either(names)
         versioned = rf"(?:{stems})[-_]?v?\d[\w.:-]*\w|(?:{stems})[-_]?v?\d"
+        # The edges of a word are ASCII ones: Chinese and Korean put no space beside a foreign name.
+        before, after = r"(?<![A-Za-z0-9_-])", r"(?![A-Za-z0-9_])"
         self._anywhere = re.compile(
-            rf"(?<![\w-])(?:{full + '|' if full else ''}{versioned})(?![\w])", re.IGNORECASE
+            rf"{before}(?:{full + '|' if full else ''}{versioned}){after}", re.IGNORECASE
         )
         self._in_context = re.compile(
-            rf"(?<![\w-])(?:(?:{stems})(?:[ -]v?\d[\w.:-]*)?|{_MAKERS})(?!\w)", re.IGNORECASE
+            rf"{before}(?:(?:{stems})(?:[ -]v?\d[\w.:-]*)?|{_MAKERS}){after}", re.IGNORECASE
         )
+        self._as_itself = re.compile(rf"\b(?:as|als|como|come|en tant que) (?:{stems}){after}", re.IGNORECASE)
 
     def __call__(self, text: str) -> str:
         text = self._anywhere.sub(STAND_IN, text)
@@ -67,7 +70,7 @@ class Scrubber:
 
     def _scrub_sentence(self, match: re.Match[str]) -> str:
         sentence = match.group()
-        if not _OF_ITSELF.search(sentence):
+        if not _OF_ITSELF.search(sentence) and not self._as_itself.search(sentence):
             return sentence
         return self._in_context.sub(STAND_IN, sentence)
 
