@@ -103,6 +103,7 @@ class Asking:
             "master", arguments, echo=False, COUNCIL_NODE_PORT="0", COUNCIL_LOG_LEVEL="warning"
         )
         async with self._child as child:
+            await child.until_ready()
             yield Located(str(child.ready["url"]), ask.key or (settings.key if settings else None))
 
     def _tell(self, session: Session, streamed: str) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 
 import httpx
 
 from common.errors import from_problem
+from common.protocol import LineSplitter
 from master.cli.failure import CommandFailedError, NoMasterError, from_council_error
 
 CONNECT_TIMEOUT_S = 5.0
@@ -56,19 +58,41 @@ class MasterClient:
     async def text(self, path: str, **params: Any) -> str:
         return (await self.request("GET", path, params=_given(params))).text
 
+    async def lines(self, method: str, path: str, body: object) -> AsyncIterator[str]:
+        """The lines of a streamed answer as they come, without a limit on the time between them."""
+        splitter = LineSplitter()
+        with self._translated():
+            async with self._http.stream(
+                method, path, json=body, timeout=httpx.Timeout(None, connect=CONNECT_TIMEOUT_S)
+            ) as response:
+                if response.status_code >= 400:
+                    await response.aread()
+                    raise _failure(response)
+                async for data in response.aiter_bytes():
+                    for line in splitter.feed(data):
+                        yield line.decode("utf-8", "replace")
+        if splitter.rest:
+            yield splitter.rest.decode("utf-8", "replace")
+
     async def request(self, method: str, path: str, **arguments: Any) -> httpx.Response:
         """One call; a status from 400 up and every fault of the connection is raised."""
-        try:
+        with self._translated():
             response = await self._http.request(method, path, **arguments)
+        if response.status_code >= 400:
+            raise _failure(response)
+        return response
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """The one place where httpx's errors become ours."""
+        try:
+            yield
         except httpx.TimeoutException as error:
             raise NoMasterError(self.url, "it did not answer in time") from error
         except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
             raise NoMasterError(self.url, "an address looks like http://192.168.1.20:8000") from error
         except httpx.TransportError as error:
             raise NoMasterError(self.url, str(error) or type(error).__name__) from error
-        if response.status_code >= 400:
-            raise _failure(response)
-        return response
 
 
 def _given(params: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from master.cli.failure import CommandFailedError, NoMasterError
 
 if TYPE_CHECKING:
     from common.settings import MasterSettings
+    from master.cli.client import MasterClient
 
+T = TypeVar("T")
 PROBE_TIMEOUT_S = 3.0
 RUNNING_FILE = "master.json"
 
@@ -119,6 +122,14 @@ def read_running(data_dir: Path) -> str | None:
         return None
 
 
-def locate_now(url: str | None, key: str | None) -> Located:
-    """`require` for code that has no loop yet."""
-    return asyncio.run(require(url, key))
+def call_master(url: str | None, key: str | None, work: Callable[[MasterClient], Awaitable[T]]) -> T:
+    """Find the master, let `work` talk to it, and return what it returns: one command's whole life."""
+
+    async def run() -> T:
+        from master.cli.client import MasterClient
+
+        found = await require(url, key)
+        async with MasterClient(found.url, found.key) as client:
+            return await work(client)
+
+    return asyncio.run(run())

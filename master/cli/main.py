@@ -2,30 +2,80 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import typer
 
 from common.errors import CouncilError
-from master.cli import ask
 from master.cli.failure import CommandFailedError, ExitCode, from_council_error
 from master.cli.terminal import survive_odd_encodings, tell
 
+# Only the command that is called is imported and built; of the others the list below needs one line each.
+COMMANDS = {
+    "ask": ("ask:ask", "Ask the council: opinions, review, synthesis."),
+    "up": ("up:up", "Start a council on this machine: master, node and page."),
+    "doctor": ("doctor:doctor", "Say what is wrong here or in the cluster, and what to type."),
+}
+GROUPS = {
+    "master": ("The master alone.", {"start": "start:start_master"}),
+    "node": ("A worker node on this machine.", {"start": "start:start_node"}),
+    "worker": (
+        "The nodes of the cluster.",
+        {name: f"workers:{name}" for name in ("add", "list", "show", "drain", "resume", "remove")},
+    ),
+    "models": (
+        "The models of the cluster.",
+        {name: f"models:{name}" for name in ("list", "recommended", "pull")},
+    ),
+    "sessions": (
+        "What was asked and answered.",
+        {name: f"sessions:{name}" for name in ("list", "show", "export", "delete")},
+    ),
+    "config": ("Settings and keys.", {"show": "configuration:show", "new-key": "configuration:new_key"}),
+}
+_HELP_NAMES = {"help_option_names": ["-h", "--help"]}
 
-def build() -> typer.Typer:
-    """The command tree."""
+
+def build(wanted: str | None = None) -> typer.Typer:
+    """The command tree, with `wanted` built whole and the others by their line of help.
+
+    `"*"` builds all of them.
+    """
     app = typer.Typer(
         name="council",
         help="A council of local language models on the PCs you already own.",
         no_args_is_help=True,
         pretty_exceptions_enable=False,
-        add_completion=True,
-        context_settings={"help_option_names": ["-h", "--help"]},
+        context_settings=_HELP_NAMES,
     )
     app.callback()(_root)
-    app.command("ask")(ask.ask)
+    for name, (place, about) in COMMANDS.items():
+        function = _load(place) if wanted in (name, "*") else _not_built
+        app.command(name, short_help=about, help=about if function is _not_built else None)(function)
+    for name, (about, commands) in GROUPS.items():
+        if wanted not in (name, "*"):
+            app.command(name, help=about)(_not_built)
+            continue
+        group = typer.Typer(help=about, no_args_is_help=True, context_settings=_HELP_NAMES)
+        for command, place in commands.items():
+            group.command(command)(_load(place))
+        app.add_typer(group, name=name)
     return app
+
+
+def _load(place: str) -> Callable[..., None]:
+    module, _, name = place.partition(":")
+    # `list` would hide the built-in where it is defined.
+    found: Callable[..., None] = getattr(
+        importlib.import_module(f"master.cli.{module}"), {"list": "list_"}.get(name, name)
+    )
+    return found
+
+
+def _not_built() -> None:
+    raise AssertionError("the command that is called is always built")
 
 
 def _root(
@@ -41,14 +91,23 @@ def _root(
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and end the process with its exit code."""
     survive_odd_encodings()
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    wanted = next((argument for argument in given if not argument.startswith("-")), None)
     try:
-        build()(args=list(arguments) if arguments is not None else None, prog_name="council")
+        build("*" if _completes() else wanted)(args=given, prog_name="council")
     except CommandFailedError as error:
         sys.exit(_end(error))
     except CouncilError as error:
         sys.exit(_end(from_council_error(error)))
     except KeyboardInterrupt:
         sys.exit(ExitCode.INTERRUPTED)
+
+
+def _completes() -> bool:
+    """Whether a shell asks for completions: then the words are in the environment, not in the arguments."""
+    import os
+
+    return "_COUNCIL_COMPLETE" in os.environ
 
 
 def _end(error: CommandFailedError) -> int:

@@ -25,3 +25,10 @@ DataDirOption = Annotated[
     Path | None,
     typer.Option("--data-dir", envvar="COUNCIL_DATA_DIR", help="Folder of everything that is kept."),
 ]
+HostOption = Annotated[
+    str | None, typer.Option("--host", help="Address to listen on; off loopback a key is required.")
+]
+PortOption = Annotated[int | None, typer.Option("--port", min=0, max=65535, help="Port; 0 for a free one.")]
+InsecureOption = Annotated[
+    bool, typer.Option("--insecure-lan", help="Serve other machines without a key. Only on a trusted LAN.")
+]

@@ -18,6 +18,7 @@ from master.cli.failure import CommandFailedError
 
 READY_WITHIN_S = 90.0  # a cold start on a slow disk writes practice models and a database
 STOP_WITHIN_S = 10.0
+READY_POLL_S = 0.1
 KEPT_LINES = 40
 
 
@@ -46,11 +47,20 @@ class Child:
     to our standard error; otherwise the last lines are kept to explain a failure.
     """
 
-    def __init__(self, program: str, arguments: list[str], *, echo: bool, **environment: str | None) -> None:
+    def __init__(
+        self,
+        program: str,
+        arguments: list[str],
+        *,
+        echo: bool,
+        stop_within_s: float = STOP_WITHIN_S,
+        **environment: str | None,
+    ) -> None:
         self._program = program
         self._arguments = arguments
         self._environment = environment
         self._echo = echo
+        self._stop_within_s = stop_within_s
         self._log: deque[str] = deque(maxlen=KEPT_LINES)
         self._process: asyncio.subprocess.Process | None = None
         self._readers: list[asyncio.Task[None]] = []
@@ -79,7 +89,7 @@ class Child:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self.stop()
+        await self.stop(within_s=self._stop_within_s)
 
     @property
     def pid(self) -> int | None:
@@ -90,8 +100,28 @@ class Child:
         assert self._process is not None
         return await self._process.wait()
 
-    def last_lines(self) -> list[str]:
-        return list(self._log)
+    async def until_ready(self, *, within_s: float = READY_WITHIN_S) -> dict[str, Any]:
+        """Wait until the master has a node with models, and return its health.
+
+        Raises `CommandFailedError` when it ends before, or the time is over.
+        """
+        from master.cli.locate import probe
+
+        deadline = asyncio.get_running_loop().time() + within_s
+        while True:
+            health = await probe(str(self.ready["url"])) or {}
+            checks = health.get("checks") or {}
+            if health.get("status") in ("healthy", "degraded") and checks.get("models") != "none":
+                return health
+            if self._process is None or self._process.returncode is not None:
+                raise CommandFailedError(f"the {self._program} ended while it started{self._story()}")
+            if asyncio.get_running_loop().time() > deadline:
+                told = ", ".join(f"{name}: {state}" for name, state in checks.items())
+                raise CommandFailedError(
+                    f"no node with models was ready within {within_s:.0f} s ({told}){self._story()}",
+                    hint="`council doctor` looks for the reason",
+                )
+            await asyncio.sleep(READY_POLL_S)
 
     def kill(self) -> None:
         """End the program without asking; `stop` still has to be awaited."""
@@ -99,7 +129,7 @@ class Child:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
 
-    async def stop(self, *, within_s: float = STOP_WITHIN_S) -> None:
+    async def stop(self, *, within_s: float) -> None:
         """Ask the program to end; kill it when it takes longer than `within_s`."""
         process = self._process
         if process is None:
@@ -175,6 +205,7 @@ class Child:
 
 def _ask_to_end(process: asyncio.subprocess.Process) -> None:
     if sys.platform == "win32":
-        process.send_signal(signal.CTRL_BREAK_EVENT)
+        if process.stdin is not None:
+            process.stdin.close()  # `--exit-with-parent`: the program watches it and stops in order
     else:
         process.send_signal(signal.SIGTERM)

@@ -87,9 +87,10 @@ def banner(session: Session) -> Iterator[Text]:
 
 
 def _trim(entry: object) -> str:
-    if isinstance(entry, dict):
-        return " ".join(str(value) for value in entry.values())
-    return str(entry)
+    if not isinstance(entry, dict):
+        return str(entry)
+    place = f"{entry.get('stage')} of {entry.get('agent_id')}"
+    return f"{entry.get('what')} ({place}, {entry.get('characters')} characters)"
 
 
 def ranking_table(session: Session) -> Table | None:

@@ -33,6 +33,36 @@ def print_json(value: Any) -> None:
     sys.stdout.buffer.flush()
 
 
+def print_table(title: str, columns: list[str], rows: list[list[object]], *, empty: str) -> None:
+    """Rows under a title on standard output, or the line `empty`. Numbers are set to the right."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    out = console()
+    if not rows:
+        out.print(Text(empty))
+        return
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    for index, name in enumerate(columns):
+        numeric = all(isinstance(row[index], int | float) for row in rows)
+        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text("-" if cell is None else printable(cell)) for cell in row))
+    out.print(table)
+
+
+def human_size(size: object) -> str | None:
+    """Bytes as people read them: `1.3 GB`."""
+    if not isinstance(size, int | float) or size <= 0:
+        return None
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"
+
+
 def survive_odd_encodings() -> None:
     """A console that cannot show a character shows `?`: an answer must never end in a traceback."""
     for stream in (sys.stdout, sys.stderr):

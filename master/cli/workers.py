@@ -1,0 +1,138 @@
+"""`council worker …`: the nodes of the cluster."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from master.cli.options import JsonOption, KeyOption, UrlOption
+
+PATH = "/api/cluster/workers"
+NodeName = Annotated[str, typer.Argument(help="Name of the node.")]
+
+
+def add(
+    node_url: Annotated[str, typer.Argument(metavar="URL", help="Address, http://192.168.1.20:8001.")],
+    name: Annotated[str | None, typer.Option("--name", help="Name; the node's own by default.")] = None,
+    key: Annotated[str | None, typer.Option("--key", help="Key of the node (its COUNCIL_NODE_KEY).")] = None,
+    fingerprint: Annotated[str | None, typer.Option("--fingerprint", help="Of its certificate.")] = None,
+    url: UrlOption = None,
+    master_key: Annotated[
+        str | None, typer.Option("--master-key", envvar="COUNCIL_KEY", help="Key of the master.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Add a node to the cluster. It has to run and answer."""
+    from master.cli.locate import call_master
+    from master.cli.terminal import print_json
+
+    address = node_url if "://" in node_url else f"http://{node_url}"
+    given = {"url": address, "name": name, "key": key, "fingerprint": fingerprint}
+    body = {field: value for field, value in given.items() if value is not None}
+    added = call_master(url, master_key, lambda master: master.post(PATH, body))
+    if as_json:
+        print_json(added)
+    else:
+        typer.echo(f"added {added['name']} ({added['url']}): {added['state']}, {_models(added)}")
+
+
+def list_(url: UrlOption = None, key: KeyOption = None, as_json: JsonOption = False) -> None:
+    """List the nodes, their state, engines and models."""
+    from master.cli.locate import call_master
+    from master.cli.terminal import print_json, print_table
+
+    found = call_master(url, key, lambda master: master.get(PATH))
+    if as_json:
+        print_json(found)
+        return
+    print_table(
+        "Nodes",
+        ["name", "state", "address", "engines", "slots", "models"],
+        [
+            [one["name"], one["state"], one["url"], _engines(one), one.get("slots"), _models(one)]
+            for one in found["workers"]
+        ],
+        empty="No nodes. `council worker add URL` adds one; `council up` starts one here.",
+    )
+
+
+def show(name: NodeName, url: UrlOption = None, key: KeyOption = None, as_json: JsonOption = False) -> None:
+    """Show one node with its models."""
+    from master.cli.locate import call_master
+    from master.cli.terminal import human_size, print_json, print_table
+
+    one = call_master(url, key, lambda master: master.get(f"{PATH}/{_segment(name)}"))
+    if as_json:
+        print_json(one)
+        return
+    facts = ("name", "state", "url", "version", "slots", "running", "error")
+    rows: list[list[object]] = [[fact, str(one[fact])] for fact in facts if one.get(fact) is not None]
+    print_table("Node", ["what", "value"], [*rows, ["engines", _engines(one)]], empty="")
+    print_table(
+        "Models",
+        ["name", "size", "resident"],
+        [
+            [model["name"], human_size(model.get("size")), "yes" if model.get("resident") else "no"]
+            for model in map(_as_model, one.get("models") or [])
+        ],
+        empty="No models there. `council models pull MODEL --worker NAME` fetches one.",
+    )
+
+
+def remove(name: NodeName, url: UrlOption = None, key: KeyOption = None, as_json: JsonOption = False) -> None:
+    """Forget a node; calls that run there are restarted elsewhere."""
+    from master.cli.locate import call_master
+    from master.cli.terminal import print_json
+
+    call_master(url, key, lambda master: master.delete(f"{PATH}/{_segment(name)}"))
+    if as_json:
+        print_json({"removed": name})
+    else:
+        typer.echo(f"removed {name}")
+
+
+def _set_draining(name: str, verb: str, url: str | None, key: str | None, as_json: bool) -> None:
+    from master.cli.locate import call_master
+    from master.cli.terminal import print_json
+
+    one = call_master(url, key, lambda master: master.post(f"{PATH}/{_segment(name)}/{verb}"))
+    if as_json:
+        print_json(one)
+    else:
+        typer.echo(f"{one['name']}: {one['state']}")
+
+
+def drain(name: NodeName, url: UrlOption = None, key: KeyOption = None, as_json: JsonOption = False) -> None:
+    """Send the node nothing new; what runs there ends."""
+    _set_draining(name, "drain", url, key, as_json)
+
+
+def resume(name: NodeName, url: UrlOption = None, key: KeyOption = None, as_json: JsonOption = False) -> None:
+    """Use a drained node again."""
+    _set_draining(name, "resume", url, key, as_json)
+
+
+def _segment(name: str) -> str:
+    from urllib.parse import quote
+
+    return quote(name, safe="")
+
+
+def _as_model(model: Any) -> dict[str, Any]:
+    return model if isinstance(model, dict) else {"name": str(model)}
+
+
+def _engines(node: dict[str, Any]) -> str:
+    told = [
+        f"{one.get('kind') or one.get('name')} {one.get('status', '')}".strip()
+        if isinstance(one, dict)
+        else str(one)
+        for one in node.get("engines") or []
+    ]
+    return ", ".join(told) or "-"
+
+
+def _models(node: dict[str, Any]) -> str:
+    count = len(node.get("models") or [])
+    return f"{count} model{'' if count == 1 else 's'}"
