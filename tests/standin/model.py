@@ -12,7 +12,7 @@ from typing import Any
 from tests.standin.schema import instance_of
 
 Request = Mapping[str, Any]
-_TOKEN = re.compile(r"\s*\S+|\s+$")
+_TOKEN = re.compile(r"\s*\S+|\s+\Z")
 _WORDS = (
     "the answer depends on what is measured and how long one waits so a careful reader keeps both figures "
     "names the assumption checks one example and only then compares the options in plain words"

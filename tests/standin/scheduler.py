@@ -164,6 +164,7 @@ class Scheduler:
             while self._queue:
                 pending = self._queue.popleft()
                 self._loading = pending.model.name
+                self._journal.changed()
                 try:
                     await self._serve(pending)
                 finally:
