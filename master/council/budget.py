@@ -6,7 +6,6 @@ characters, so a part never costs more inside a prompt than alone. What is cut i
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -16,21 +15,23 @@ from common.usage import StageName
 
 Measure = Callable[[str], int]
 
-# Hundredths of a token per character. English runs at 4 characters a token and German or code at 2.5 to 3 on
-# small vocabularies; digits, punctuation and rare letters may be tokens of their own.
-_ASCII_WORD, _ASCII_OTHER = 40, 100
-_SCRIPTS = (
-    (0x0250, 100),  # Latin with marks
-    (0x0700, 100),  # Greek, Cyrillic, Armenian, Hebrew, Arabic
-    (0x1000, 200),  # Indic scripts, Thai, Tibetan: often split into bytes
-    (0x2000, 150),
-    (0x2E80, 200),  # punctuation and symbols
-    (0xD7B0, 150),  # Chinese, Japanese, Korean
-    (0x10000, 200),
+# Hundredths of a token per character, told from the first byte of its UTF-8 form; the bytes that follow cost
+# nothing. English runs at 4 characters a token and German or code at 2.5 to 3 on small vocabularies; digits,
+# punctuation and rare letters may be tokens of their own, and rarer scripts are split into bytes.
+_WEIGHTS = (
+    (b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ ", 40),
+    (bytes(range(0xC2, 0xE0)), 100),  # Latin with marks, Greek, Cyrillic, Hebrew, Arabic
+    (bytes(range(0xE0, 0xE3)), 200),  # Indic scripts, Thai, Georgian; punctuation and symbols
+    (bytes(range(0xE3, 0xF0)), 150),  # Chinese, Japanese, Korean
+    (bytes(range(0xF0, 0xF8)), 400),  # emoji and historic scripts
 )
-_ASTRAL = 400  # emoji and historic scripts: up to four bytes
-_WORDLIKE = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ ")
-_ASCII_CLASSES = bytes(1 if chr(code) in _WORDLIKE else 2 for code in range(256))
+_ASCII_OTHER = 100
+_CLASSES = bytes(
+    next(
+        (number for number, (firsts, _) in enumerate(_WEIGHTS) if byte in firsts), 254 if byte < 128 else 255
+    )
+    for byte in range(256)
+)
 
 MESSAGE_OVERHEAD = 8  # tokens of a chat template around one message
 PROMPT_OVERHEAD = 16
@@ -52,26 +53,16 @@ class Trim:
 
 def estimate_tokens(text: str) -> int:
     """Tokens of a text, rather too many than too few for the usual vocabularies (32k and more)."""
-    if text.isascii():
-        words = text.encode("ascii").translate(_ASCII_CLASSES).count(1)
-        return _ceil(words * _ASCII_WORD + (len(text) - words) * _ASCII_OTHER)
-    return _ceil(sum(_weight(character) * count for character, count in Counter(text).items()))
+    classes = text.encode("utf-8", "replace").translate(_CLASSES)
+    hundredths = classes.count(254) * _ASCII_OTHER
+    for number, (_, weight) in enumerate(_WEIGHTS):
+        hundredths += classes.count(number) * weight
+    return -(-hundredths // 100)
 
 
 def count_bytes(text: str) -> int:
     """The bound for a byte-level vocabulary that merges little, such as a practice model's."""
     return len(text.encode("utf-8", "replace"))
-
-
-def _weight(character: str) -> int:
-    code = ord(character)
-    if code < 128:
-        return _ASCII_WORD if character in _WORDLIKE else _ASCII_OTHER
-    return next((weight for end, weight in _SCRIPTS if code < end), _ASTRAL)
-
-
-def _ceil(hundredths: int) -> int:
-    return -(-hundredths // 100)
 
 
 def estimate_messages(messages: Sequence[Message], measure: Measure = estimate_tokens) -> int:
@@ -88,23 +79,26 @@ def cut_middle(text: str, limit: int, measure: Measure = estimate_tokens) -> tup
 
     Where not even the marker fits, the marker alone is returned: a text never vanishes in silence.
     """
-    if measure(text) <= limit:
+    size = measure(text)
+    if size <= limit:
         return text, 0
-    low, high = 0, max(0, len(text) - 1)
-    while low < high:
-        middle = (low + high + 1) // 2
-        if measure(_keep(text, middle)) <= limit:
-            low = middle
+    room = limit - measure(marker(len(text)))
+    low, high = 0, len(text)  # characters that fit, characters that do not
+    probe = len(text) * max(0, room) // size
+    while high - low > max(1, len(text) >> 8):
+        head, tail = _ends(text, probe)
+        if measure(head) + measure(tail) <= room:
+            low = probe
         else:
-            high = middle - 1
-    return _keep(text, low), len(text) - low
+            high = probe
+        probe = (low + high) // 2
+    head, tail = _ends(text, low)
+    return f"{head}{marker(len(text) - low)}{tail}", len(text) - low
 
 
-def _keep(text: str, characters: int) -> str:
+def _ends(text: str, characters: int) -> tuple[str, str]:
     head = round(characters * _HEAD_SHARE)
-    tail = characters - head
-    left_out = marker(len(text) - characters)
-    return f"{text[:head]}{left_out}{text[len(text) - tail :]}" if characters else left_out
+    return text[:head], text[len(text) - (characters - head) :]
 
 
 def share(sizes: Sequence[int], room: int) -> list[int]:

@@ -116,8 +116,8 @@ def _borda(answer: str, ballots: Ballots) -> Fraction:
             shares.append(Fraction(1, 2))
             continue
         mine = scores[answer]
-        points = sum((Fraction(mine > s) + Fraction(mine == s, 2) for s in others), Fraction(0))
-        shares.append(points / len(others))
+        halves = sum(2 * (mine > score) + (mine == score) for score in others)
+        shares.append(Fraction(halves, 2 * len(others)))
     return _mean(shares)
 
 
