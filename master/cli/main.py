@@ -48,6 +48,8 @@ def build(wanted: str | None = None) -> typer.Typer:
         help="A council of local language models on the PCs you already own.",
         no_args_is_help=True,
         pretty_exceptions_enable=False,
+        # Plain help: Rich's panels would double the time that `--help` takes.
+        rich_markup_mode=None,
         context_settings=_HELP_NAMES,
     )
     app.callback()(_root)
@@ -58,7 +60,9 @@ def build(wanted: str | None = None) -> typer.Typer:
         if wanted not in (name, "*"):
             app.command(name, help=about)(_not_built)
             continue
-        group = typer.Typer(help=about, no_args_is_help=True, context_settings=_HELP_NAMES)
+        group = typer.Typer(
+            help=about, no_args_is_help=True, context_settings=_HELP_NAMES, rich_markup_mode=None
+        )
         for command, place in commands.items():
             group.command(command)(_load(place))
         app.add_typer(group, name=name)
@@ -78,14 +82,20 @@ def _not_built() -> None:
     raise AssertionError("the command that is called is always built")
 
 
-def _root(
-    version: bool = typer.Option(False, "--version", help="Print the version.", is_eager=True),
-) -> None:
-    if version:
+def _print_version(wanted: bool) -> None:
+    if wanted:
         from common import __version__
 
         typer.echo(f"lan-council {__version__}")
         raise typer.Exit
+
+
+def _root(
+    version: bool = typer.Option(
+        False, "--version", help="Print the version.", is_eager=True, callback=_print_version
+    ),
+) -> None:
+    """Options of the command itself; `version` is done by its callback."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
