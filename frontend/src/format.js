@@ -19,7 +19,7 @@ export const count = (value) => (value == null ? "–" : whole.format(value));
 export const decimal = (value, digits = 1) => (value == null ? "–" : value.toFixed(digits));
 
 /** @param {number | null | undefined} value tokens per second */
-export const speed = (value) => (value ? `${value >= 100 ? Math.round(value) : value.toFixed(1)} tok/s` : "–");
+export const speed = (value) => (value ? `${value >= 100 ? whole.format(value) : value.toFixed(1)} tok/s` : "–");
 
 /** @param {number | null | undefined} size in bytes */
 export function bytes(size) {

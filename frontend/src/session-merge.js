@@ -100,7 +100,7 @@ function filled(call, fields) {
 function withFigures(view, fetched) {
   const calls = { ...view.calls };
   const stages = { ...view.stages };
-  for (const [stage, key] of STAGE_KEYS) {
+  for (const [index, [stage, key]] of STAGE_KEYS.entries()) {
     const latency = fetched.latency_stats?.[key];
     if (!latency || (latency.duration_ms == null && !latency.by_agent)) continue;
     for (const [agentId, figures] of Object.entries(latency.by_agent ?? {})) {
@@ -111,8 +111,11 @@ function withFigures(view, fetched) {
       };
       calls[stage] = { ...calls[stage], [agentId]: known };
     }
-    if (stages[stage].state !== "running" || isEnded(fetched)) {
-      stages[stage] = { ...stages[stage], state: "done", duration_ms: latency.duration_ms ?? null };
+    // A stage that was cut short has figures too; it is done when all is, or when the next one began.
+    const next = STAGE_KEYS[index + 1];
+    const done = fetched.state === "completed" || (next && fetched.latency_stats?.[next[1]]) || stages[stage].state === "done";
+    if (isEnded(fetched) || stages[stage].state !== "running") {
+      stages[stage] = { ...stages[stage], state: done ? "done" : "running", duration_ms: latency.duration_ms ?? null };
     }
   }
   return { ...view, calls, stages };

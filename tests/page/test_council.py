@@ -169,6 +169,9 @@ async def test_stopping_keeps_what_was_said(fake: FakeMaster, open_page: OpenPag
     await page.get_by_role("button", name="Stop").click()
     await page.get_by_text("Stopped.", exact=True).wait_for()
     assert await page.get_by_text("It allows short bursts").is_visible()
+    assert await page.locator(".seat .pill.cancelled").count() == 3
+    assert await page.get_by_role("button", name="Retry seat").count() == 3
+    assert await page.locator(".steps .stopped").inner_text() == "Opinions\nstopped"
 
 
 async def test_a_refusal_is_told_in_the_masters_words(

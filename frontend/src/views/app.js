@@ -1,6 +1,6 @@
 // The frame of the page: sidebar, main part, toasts, and the line for screen readers.
 import { signal } from "@preact/signals";
-import { useEffect } from "preact/hooks";
+import { useEffect, useRef } from "preact/hooks";
 import { keyWanted } from "../api.js";
 import { html } from "../html.js";
 import { spoken, toasts } from "../notices.js";
@@ -14,10 +14,20 @@ import { Sidebar, ThemeButton } from "./sidebar.js";
 
 const drawerOpen = signal(false);
 
+const toMain = () => document.getElementById("main")?.focus({ preventScroll: true });
+
 export function App() {
   const here = route.value;
-  useEffect(() => { drawerOpen.value = false; }, [here]);
-  const toMain = () => document.getElementById("main")?.focus();
+  const first = useRef(true);
+  useEffect(() => {
+    drawerOpen.value = false;
+    if (!first.current) {
+      // Another place begins at its top, for eyes and for screen readers alike.
+      scrollTo(0, 0);
+      if (here.name !== "ask") toMain();
+    }
+    first.current = false;
+  }, [here]);
   return html`
     <button type="button" class="skip" onClick=${toMain}>Skip to the main part</button>
     <div class="shell">

@@ -40,7 +40,7 @@ function MasterHealth() {
   const state = health.value;
   if (!state) return html`<${Banner} kind="bad" title="The master does not answer." />`;
   return html`<section class="card" aria-labelledby="master-title">
-    <div class="card-head"><h2 id="master-title">Master ${state.name ?? ""}</h2><span class=${`pill ${state.status}`}><i class="dot"></i>${state.status}</span></div>
+    <div class="card-head"><h2 id="master-title">Master ${state.name && state.name !== "master" ? state.name : ""}</h2><span class=${`pill ${state.status}`}><i class="dot"></i>${state.status}</span></div>
     <dl class="facts wide">
       ${state.version && html`<div><dt>Version</dt><dd>${state.version}</dd></div>`}
       ${state.uptime_s != null && html`<div><dt>Up for</dt><dd>${duration(state.uptime_s * 1000)}</dd></div>`}

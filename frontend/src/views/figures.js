@@ -19,7 +19,7 @@ const PARTS = /** @type {const} */ ([
 const SEGMENTS = /** @type {const} */ ([
   ["queue_ms", "Queue"], ["load_ms", "Load"], ["prompt_ms", "Prompt"], ["generate_ms", "Generate"], ["network_ms", "Network"],
 ]);
-const BAR_WIDTH = 150;
+const BAR_WIDTH = 110;
 
 /** Calls of a stage in the order of the seats. @param {SessionView} view @param {Stage} stage */
 function callsOf(view, stage) {

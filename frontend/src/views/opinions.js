@@ -1,7 +1,7 @@
 // Stage 1: the seats side by side, each with its state and its text as it comes. On a phone: tabs.
 import { signal } from "@preact/signals";
 import { useId, useState } from "preact/hooks";
-import { count, speed } from "../format.js";
+import { count, duration, speed } from "../format.js";
 import { html } from "../html.js";
 import { isEnded } from "../session-state.js";
 import { AnswerText, FollowingBox } from "./answer-text.js";
@@ -34,7 +34,7 @@ function SeatFigures({ call }) {
   return html`<p class="seat-figures number">
     ${call.node && html`<span class="node-name">${call.node}</span>`}
     ${rate && html`<span>${rate}</span>`}
-    ${call.state === "running" ? html`<span><${Elapsed} since=${call.started_at} /></span>` : total ? html`<span>${(total / 1000).toFixed(1)} s</span>` : null}
+    ${call.state === "running" ? html`<span><${Elapsed} since=${call.started_at} /></span>` : total ? html`<span>${duration(total)}</span>` : null}
     ${call.token_usage && html`<span>${count(call.token_usage.completion_tokens)} tokens</span>`}
   </p>`;
 }
@@ -49,7 +49,9 @@ const Thinking = ({ text, growing }) => html`<details class="thinking">
 function Seat({ agent, view, retry, named }) {
   const id = agent.agent_id;
   const call = view.calls.opinions[id];
-  const state = isEnded(view.session) && call?.state === "running" ? "cancelled" : call?.state ?? agent.state ?? "waiting";
+  const reached = call?.state ?? agent.state ?? "waiting";
+  const stopped = isEnded(view.session) && reached !== "done" && reached !== "failed";
+  const state = stopped ? "cancelled" : reached;
   const growing = state === "running";
   const text = call?.answer || agent.opinion || "";
   const error = state === "failed" ? errorText(call?.error ?? agent.error) : "";
@@ -70,8 +72,8 @@ function Seat({ agent, view, retry, named }) {
       : !error && !isEnded(view.session) && html`<div class="skeleton"><i></i><i></i><i></i></div>`}
     <footer>
       ${text && !growing && html`<${CopyButton} text=${text} />`}
-      ${retry && (state === "failed" || ballotFailed) && html`
-        <button type="button" onClick=${() => retry(id)}><${Icon} name="retry" />${state === "failed" ? "Retry" : "Retry ballot"}<span class="offscreen"> seat ${seatNumber(id)}</span></button>`}
+      ${retry && (state === "failed" || stopped || ballotFailed) && html`
+        <button type="button" onClick=${() => retry(id)}><${Icon} name="retry" />${ballotFailed && state === "done" ? "Retry ballot" : "Retry"}<span class="offscreen"> seat ${seatNumber(id)}</span></button>`}
     </footer>
   </section>`;
 }

@@ -82,10 +82,12 @@ function TopAnswer({ view }) {
   const text = agent?.opinion ?? calls.opinions[id]?.answer;
   if (!agent || !text || !session.synthesis || session.synthesis.kind === "top_ranked" || agents.length < 2) return null;
   const rank = (session.ranking ?? []).find((one) => one.agent_id === id);
+  const tied = (session.ranking ?? []).filter((one) => one.rank === rank?.rank).length > 1;
   return html`<section class="card top-answer" aria-labelledby="top-title">
     <div class="card-head"><h2 id="top-title">Top-ranked answer</h2><${CopyButton} text=${text} /></div>
     <p class="byline"><${SeatBadge} agentId=${id} /><strong>${agent.model}</strong>${agent.persona && html`<span class="tag">${agent.persona}</span>`}
-      ${rank?.mean_score != null && html`<span class="number">mean score ${rank.mean_score.toFixed(1)}</span>`}</p>
+      ${rank?.mean_score != null && html`<span class="number">mean score ${rank.mean_score.toFixed(1)}</span>`}
+      ${tied && html`<span>tied for first</span>`}</p>
     <div class="text-box tall" tabindex="0" role="region" aria-label="Top-ranked answer"><${AnswerText} text=${text} /></div>
   </section>`;
 }

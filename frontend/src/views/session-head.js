@@ -24,13 +24,13 @@ function Steps({ view }) {
   return html`<ol class="steps" aria-label="Stages">
     ${STAGES.map((stage) => {
       const { state, started_at, duration_ms } = view.stages[stage];
-      const shown = state === "running" && ended ? "waiting" : state;
+      const shown = state === "running" && ended ? "stopped" : state;
       const skipped = ended && shown === "waiting";
       return html`<li key=${stage} class=${shown} aria-current=${shown === "running" ? "step" : undefined}>
         <span class="step-mark">${shown === "done" && html`<${Icon} name="check" />`}</span>
         <span class="step-name">${STAGE_NAMES[stage]}</span>
         <span class="step-time number">${shown === "running" ? html`<${Elapsed} since=${started_at} />`
-          : shown === "done" ? duration_ms != null && duration(duration_ms) : skipped ? "not run" : ""}</span>
+          : shown === "done" ? duration_ms != null && duration(duration_ms) : shown === "stopped" ? "stopped" : skipped ? "not run" : ""}</span>
       </li>`;
     })}
   </ol>`;

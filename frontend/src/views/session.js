@@ -79,7 +79,7 @@ function SessionPage({ store, view }) {
       <${SessionHead} view=${view} stopping=${asked === "stop"} onStop=${() => doing("stop", () => store.cancel())} onDelete=${remove} />
       <${Notes} session=${session} />
       ${store.connection.value === "waiting" && !ended && html`
-        <${Banner} kind="warning" role="status" title="Connection lost."> The council goes on; the page reconnects by itself.<//>`}
+        <${Banner} kind="warning" role="status" title="Connection lost."> The page reconnects by itself; nothing that was said is lost.<//>`}
       <${Result} view=${view} retry=${retry} />
       <${Opinions} view=${view} retry=${retry} />
       <${Review} view=${view} />
