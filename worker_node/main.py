@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
-import socket
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from common.errors import CouncilError
-from common.settings import NodeSettings, require_key_off_loopback
-from worker_node.server import Ready
+# What takes time to import comes late: `--help` answers at once.
+if TYPE_CHECKING:
+    import asyncio
+
+    from common.settings import NodeSettings
+    from worker_node.server import Ready
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -20,6 +22,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags = {
         name: getattr(arguments, name) for name in ("host", "port", "name", "data_dir", "engine", "log_level")
     }
+    from common.errors import CouncilError
+    from common.settings import NodeSettings
+
     flags["insecure_lan"] = True if arguments.insecure_lan else None
     try:
         settings = NodeSettings.load("node", config=arguments.config, flags=flags)
@@ -66,6 +71,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(settings: NodeSettings, *, on_ready: Callable[[Ready], None], exit_with_parent: bool) -> None:
+    import asyncio
+
     from common import logs
 
     logs.configure(level=settings.log_level, fmt=settings.log_format, program="worker_node")
@@ -92,6 +99,10 @@ async def serve(
 
     `on_ready` is called once, when the node answers; setting `stop` does what SIGTERM does.
     """
+    import socket
+
+    from common.settings import require_key_off_loopback
+
     require_key_off_loopback(
         host=settings.host, key=settings.key, insecure_lan=settings.insecure_lan, program="node"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
@@ -19,6 +20,8 @@ from common.telemetry import TraceContext
 TRANSPORT_ERRORS = (httpx.HTTPError, httpx.StreamError, aiohttp.ClientError, OSError)
 LONGEST_BODY = 64 * 1024 * 1024
 _LONGEST_ERROR_BODY = 64 * 1024
+# A dead kept connection shows at once. An engine that dies over a prompt takes longer: not asked twice.
+_STALE_WITHIN_S = 0.5
 JSON_HEADERS = {"content-type": "application/json"}
 
 T = TypeVar("T")
@@ -72,10 +75,15 @@ class WireClient:
         """One request, one body. `timeout_s` bounds each read; `None` waits as long as the caller does."""
         timeout = httpx.Timeout(self._client.timeout.connect, read=timeout_s)
         content = None if body is None else encode_json(body)
+        request = self._client.build_request(
+            method, path, content=content, headers=JSON_HEADERS if content else None, timeout=timeout
+        )
         try:
-            response = await self._client.request(
-                method, path, content=content, headers=JSON_HEADERS if content else None, timeout=timeout
-            )
+            response = await self._sent(request)
+            try:
+                await response.aread()
+            finally:
+                await response.aclose()
         except TRANSPORT_ERRORS as error:
             raise self.unavailable(error) from error
         if not response.is_success:
@@ -103,7 +111,7 @@ class WireClient:
             extensions=self._extensions,
         )
         try:
-            response = await self._client.send(request, stream=True)
+            response = await self._sent(request)
         except TRANSPORT_ERRORS as error:
             raise self.unavailable(error) from error
         try:
@@ -115,9 +123,25 @@ class WireClient:
         finally:
             await response.aclose()
 
+    async def _sent(self, request: httpx.Request) -> httpx.Response:
+        """Send, once more if it went into a kept connection that the engine was just closing."""
+        began = time.monotonic()
+        try:
+            return await self._client.send(request, stream=True)
+        except TRANSPORT_ERRORS as error:
+            if not _was_closed_meanwhile(error) or time.monotonic() - began > _STALE_WITHIN_S:
+                raise
+        return await self._client.send(request, stream=True)
+
     def cut(self, error: BaseException | None, model: str) -> StreamCutError:
         reason = f" ({type(error).__name__})" if error is not None else ""
         return StreamCutError(f"{self._what} ended its answer without its last message{reason}", model=model)
+
+
+def _was_closed_meanwhile(error: BaseException) -> bool:
+    cause = error.__cause__ or error
+    closed = isinstance(cause, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError)
+    return closed and not isinstance(cause, aiohttp.ClientConnectorError)
 
 
 async def _read_some(response: httpx.Response) -> bytes:

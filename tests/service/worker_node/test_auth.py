@@ -1,0 +1,89 @@
+"""Who may use a node: every route asks, but `/health`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.service.worker_node.nodes import Node, NodeProcess, node_in_process
+from tests.standin.model import StandInModel
+from tests.standin.ollama import StandInOllama
+
+KEY = "lc_0123456789abcdef0123456789abcdef"
+ROUTES = [
+    ("POST", "/api/generate"),
+    ("POST", "/api/generate/batch"),
+    ("POST", "/api/embed"),
+    ("POST", "/api/models/load"),
+    ("POST", "/api/models/unload"),
+    ("POST", "/api/models/pull"),
+    ("GET", "/health/system"),
+    ("GET", "/health/ollama"),
+    ("GET", "/health/models"),
+    ("GET", "/metrics"),
+    ("GET", "/openapi.json"),
+    ("GET", "/"),
+    ("GET", "/health/"),
+    ("GET", "//health"),
+    ("GET", "/nothing/here"),
+    ("OPTIONS", "/api/generate"),
+]
+
+
+@pytest.fixture
+async def node(tmp_path: Path) -> AsyncIterator[Node]:
+    async with (
+        StandInOllama([StandInModel("m:latest", resident=True)]) as ollama,
+        node_in_process(tmp_path, engine="ollama", ollama_base_url=ollama.base_url, key=KEY) as running,
+    ):
+        yield running
+
+
+@pytest.mark.parametrize(
+    "authorization", [None, "Bearer wrong", f"Basic {KEY}", f"Bearer {KEY}x", "Bearer", f"Bearer {KEY[:-1]}"]
+)
+async def test_every_route_but_health_needs_the_key(node: Node, authorization: str | None) -> None:
+    headers = {} if authorization is None else {"authorization": authorization}
+    async with httpx.AsyncClient(base_url=node.url, headers=headers, trust_env=False) as stranger:
+        for method, path in ROUTES:
+            response = await stranger.request(method, path, json={"model": "m", "prompt": "x"})
+            assert (response.status_code, response.json()["code"]) == (401, "unauthorized"), path
+            assert response.headers["www-authenticate"] == "Bearer"
+            assert KEY not in response.text
+
+
+async def test_the_key_opens_the_node(node: Node) -> None:
+    assert (await node.whole(model="m", prompt="x")).status_code == 200
+    assert (await node.client.get("/health/models")).status_code == 200
+    assert (await node.client.get("/nothing/here")).status_code == 404
+
+
+async def test_health_needs_no_key_and_tells_no_secret(node: Node) -> None:
+    async with httpx.AsyncClient(base_url=node.url, trust_env=False) as stranger:
+        response = await stranger.get("/health")
+    assert response.status_code == 200
+    assert set(response.json()) == {
+        "status", "role", "protocol", "name", "version", "uptime_s", "checks",
+    }  # fmt: skip
+    assert "127.0.0.1" not in response.text
+
+
+async def test_a_node_without_a_key_does_not_answer_web_pages(tmp_path: Path) -> None:
+    async with (
+        StandInOllama([StandInModel("m:latest", resident=True)]) as ollama,
+        node_in_process(tmp_path, engine="ollama", ollama_base_url=ollama.base_url) as node,
+    ):
+        response = await node.client.post(
+            "/api/generate", json={"model": "m", "prompt": "x"}, headers={"origin": "http://example.org"}
+        )
+        assert (response.status_code, response.json()["code"]) == (403, "forbidden")
+        assert (await node.whole(model="m", prompt="x")).status_code == 200
+
+
+def test_a_node_without_a_key_refuses_to_serve_other_machines(tmp_path: Path) -> None:
+    with NodeProcess(tmp_path, "--host", "0.0.0.0", "--engine", "ollama") as node:
+        assert node.process.wait(20) == 1
+        assert "COUNCIL_NODE_KEY" in node.errors()
