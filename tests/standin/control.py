@@ -54,6 +54,9 @@ async def _act(server: StandInOllama, request: web.BaseRequest, body: Any) -> An
         case ("POST", "stop_accepting"):
             await server.stop_accepting()
             return {}
+        case ("POST", "resume_accepting"):  # over a connection that was kept open
+            await server.resume_accepting()
+            return {}
         case ("POST", "drop_connections"):
             return {"dropped": server.drop_all_connections(but=request)}
         case _:

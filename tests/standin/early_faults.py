@@ -1,4 +1,4 @@
-"""Faults that strike before an engine is asked: at the queue's door, and on the management routes."""
+"""Faults that need no generation: at the queue's door, on embeddings and on the management routes."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ async def before_scheduling(faults: tuple[Fault, ...]) -> None:
             raise Refusal(500, fault.text or OUT_OF_MEMORY_TEXT)
 
 
-async def on_management_route(request: web.BaseRequest, faults: tuple[Fault, ...]) -> None:
-    """Delay, refuse or cut a request that no model answers."""
+async def on_simple_route(request: web.BaseRequest, faults: tuple[Fault, ...]) -> None:
+    """Delay, refuse or cut a request whose answer is not a generation."""
     for fault in faults:
         match fault.kind:
             case FaultKind.STATUS:

@@ -39,15 +39,6 @@ class FaultKind(StrEnum):
     CONTENT_IN_DONE = "content_in_done"  # the last token comes in the `done` line
 
 
-REFUSALS = frozenset(
-    {
-        FaultKind.STATUS,
-        FaultKind.BUSY,
-        FaultKind.OUT_OF_MEMORY,
-        FaultKind.RUNNER_DIED,
-        FaultKind.OLD_ERROR_LINE,
-    }
-)
 TIMED = frozenset(
     {
         FaultKind.ERROR_LINE,
@@ -59,6 +50,8 @@ TIMED = frozenset(
         FaultKind.ENDLESS,
     }
 )
+_SIMPLE = frozenset({FaultKind.STATUS, FaultKind.BUSY, FaultKind.DELAY, FaultKind.STALL, FaultKind.CUT})
+_EMBED = _SIMPLE | {FaultKind.OUT_OF_MEMORY, FaultKind.RUNNER_DIED}
 ENDPOINTS = frozenset(
     {"chat", "generate", "embed", "tags", "ps", "show", "version", "pull", "models", "root"}
 )
@@ -70,7 +63,8 @@ class Fault:
 
     `endpoint` is "chat" (both dialects), "generate", "embed" or a management route ("tags", "ps",
     "version", ...); None means any generation (chat and generate). `has_format` narrows to calls
-    with or without a `format`. Management routes know STATUS, BUSY, DELAY, STALL and CUT.
+    with or without a `format`. Management routes know STATUS, BUSY, DELAY, STALL and CUT, embeddings
+    OUT_OF_MEMORY and RUNNER_DIED too; another kind there is a ValueError.
     """
 
     kind: FaultKind | str
@@ -90,6 +84,9 @@ class Fault:
         object.__setattr__(self, "kind", FaultKind(self.kind))
         if self.endpoint is not None and self.endpoint not in ENDPOINTS:
             raise ValueError(f"unknown endpoint {self.endpoint!r}; known: {', '.join(sorted(ENDPOINTS))}")
+        if self.endpoint not in (None, "chat", "generate"):
+            if self.kind not in (_EMBED if self.endpoint == "embed" else _SIMPLE):
+                raise ValueError(f"{self.kind} cannot happen on {self.endpoint}")
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Fault:

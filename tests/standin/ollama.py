@@ -15,7 +15,7 @@ from aiohttp import web
 
 from tests.standin import control, routes_embed, routes_generate, routes_models
 from tests.standin.channel import drop
-from tests.standin.early_faults import on_management_route
+from tests.standin.early_faults import on_simple_route
 from tests.standin.engine import Engine, loop_ms
 from tests.standin.faults import Fault, Faults
 from tests.standin.journal import RUNNING, CallRecord, Counters, Journal
@@ -239,7 +239,7 @@ class StandInOllama:
 
     async def _get(self, request: web.BaseRequest, endpoint: str, route: GetRoute) -> web.StreamResponse:
         try:
-            await on_management_route(request, self._engine.faults.take("", endpoint, False))
+            await on_simple_route(request, self._engine.faults.take("", endpoint, False))
             return await route(self._engine)
         except Refusal as refusal:
             return _refused(refusal, "ollama", False)
@@ -254,7 +254,7 @@ class StandInOllama:
             body = parse_body(await request.read())
             record.model = str(body.get("model") or body.get("name") or "")
             if kind in ("show", "pull"):
-                await on_management_route(request, self._engine.faults.take(record.model, kind, False))
+                await on_simple_route(request, self._engine.faults.take(record.model, kind, False))
             response = await route(self._engine, request, body, record)
             record.status = response.status
             journal.close(record, "done", loop_ms())

@@ -11,12 +11,13 @@ from typing import Any
 
 from aiohttp import web
 
-from tests.standin.early_faults import before_scheduling
+from tests.standin.early_faults import before_scheduling, on_simple_route
 from tests.standin.engine import Engine, loop_ms, sleep_until
-from tests.standin.faults import FaultKind
+from tests.standin.faults import Fault, FaultKind
 from tests.standin.journal import CallRecord
 from tests.standin.model import StandInModel
 from tests.standin.options import parse_options
+from tests.standin.scheduler import DIED_TEXT
 from tests.standin.wire import JSON, JSON_BARE, Refusal, go_json, keep_alive_s, text_field
 
 
@@ -36,7 +37,7 @@ async def embed(engine: Engine, request: web.BaseRequest, body: dict[str, Any], 
     name = text_field(body, "model")
     model = _model(engine, name, f"model '{name}' not found" if not name else None)
     texts = _inputs(body.get("input"))
-    vectors, tokens = await _embed(engine, body, record, model, texts)
+    vectors, tokens = await _embed(engine, request, body, record, model, texts)
     now_ms = loop_ms()
     value = {
         "model": name,
@@ -57,7 +58,9 @@ async def embeddings(
         raise Refusal(400, "model is required")
     model = _model(engine, name, None)
     record.prompt = text_field(body, "prompt")
-    vectors, tokens = await _embed(engine, body, record, model, [record.prompt] if record.prompt else [])
+    vectors, tokens = await _embed(
+        engine, request, body, record, model, [record.prompt] if record.prompt else []
+    )
     return _answer(engine, record, {"embedding": vectors[0] if vectors else []}, tokens, JSON)
 
 
@@ -68,7 +71,7 @@ async def openai_embeddings(
     name = text_field(body, "model")
     model = _model(engine, name, None)
     texts = _inputs(body.get("input"))
-    vectors, tokens = await _embed(engine, body, record, model, texts)
+    vectors, tokens = await _embed(engine, request, body, record, model, texts)
     packed = body.get("encoding_format") == "base64"
     data = [
         {"object": "embedding", "embedding": _packed(vector) if packed else vector, "index": index}
@@ -97,7 +100,12 @@ def _inputs(value: Any) -> list[str]:
 
 
 async def _embed(
-    engine: Engine, body: dict[str, Any], record: CallRecord, model: StandInModel, texts: list[str]
+    engine: Engine,
+    request: web.BaseRequest,
+    body: dict[str, Any],
+    record: CallRecord,
+    model: StandInModel,
+    texts: list[str],
 ) -> tuple[list[list[float]], int]:
     record.request = {name: value for name, value in body.items() if name != "input"}
     record.messages = [{"role": "input", "content": text} for text in texts]
@@ -106,9 +114,6 @@ async def _embed(
     faults = engine.faults.take(model.name, "embed", False)
     record.faults = tuple(str(fault.kind) for fault in faults)
     await before_scheduling(faults)
-    for fault in faults:
-        if fault.kind in (FaultKind.STATUS, FaultKind.RUNNER_DIED):
-            raise Refusal(fault.status, fault.text or "llama-server internal error")
     context = options.context(engine.context_length, model.context_length)
     counts = [len(text.split()) for text in texts]
     if any(count > context for count in counts):
@@ -126,10 +131,28 @@ async def _embed(
     async with lease:
         record.started_ms = loop_ms()
         engine.journal.changed()
+        await _strike(engine, request, record, model, faults)
         spent_s = tokens / model.prompt_tokens_per_s if model.prompt_tokens_per_s > 0 else 0.0
         spent_s += (model.first_token_ms + (model.duration_ms or 0.0)) / 1000
         await sleep_until(asyncio.get_running_loop().time() + spent_s)
         return [embedding_of(text, dimensions) for text in texts], tokens
+
+
+async def _strike(
+    engine: Engine,
+    request: web.BaseRequest,
+    record: CallRecord,
+    model: StandInModel,
+    faults: tuple[Fault, ...],
+) -> None:
+    for fault in faults:
+        if fault.kind is FaultKind.RUNNER_DIED:
+            engine.scheduler.kill(model.name)
+            raise Refusal(500, fault.text or DIED_TEXT)
+        if fault.kind is FaultKind.CUT:
+            engine.journal.close(record, "cut", loop_ms())
+        if fault.kind is not FaultKind.DELAY:
+            await on_simple_route(request, (fault,))
 
 
 def _answer(

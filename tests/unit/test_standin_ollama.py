@@ -405,6 +405,27 @@ async def test_duration_ms_spreads_one_total_over_the_tokens() -> None:
     assert 69e6 <= last["eval_duration"]
 
 
+async def test_a_shared_prefix_costs_no_prompt_time_where_the_model_caches() -> None:
+    model = StandInModel("a", prompt_tokens_per_s=1000, cache_prefix=True)
+    async with StandInOllama([model]) as server, client_of(server) as client:
+        shared = "word " * 40
+        spent = []
+        for last in ("one two", "three four"):
+            messages = [{"role": "user", "content": shared + last}]
+            spent.append(lines(await chat(client, messages=messages))[-1])
+    assert [last["prompt_eval_count"] for last in spent] == [42, 42]
+    assert [last["prompt_eval_duration"] for last in spent] == pytest.approx([42e6, 2e6])
+
+
+async def test_generations_that_share_an_engine_slow_each_other_down() -> None:
+    model = StandInModel("a", answer_tokens=10, duration_ms=50)
+    async with StandInOllama([model], slots=2, shared_speed=1.0) as server, client_of(server) as client:
+        alone = lines(await chat(client))[-1]["eval_duration"]
+        together = await asyncio.gather(*(chat(client, stream=stream) for stream in (True, False)))
+    assert alone >= 49e6
+    assert max(lines(response)[-1]["eval_duration"] for response in together) >= 75e6
+
+
 # ---- scheduling ----
 
 
@@ -657,6 +678,19 @@ async def test_management_routes_can_fail_too(server: StandInOllama, client: htt
     assert (await client.get("/api/tags")).status_code == 200
     with pytest.raises(httpx.RemoteProtocolError):
         await client.get("/api/version")
+    with pytest.raises(ValueError, match="endless cannot happen on ps"):
+        Fault("endless", endpoint="ps")
+
+
+async def test_embeddings_can_fail_too(server: StandInOllama, client: httpx.AsyncClient) -> None:
+    server.add_faults(Fault("runner_died", endpoint="embed"), Fault("cut", endpoint="embed", skip=1))
+    body = {"model": "a", "input": ["one", "two"]}
+    assert (await client.post("/api/embed", json=body)).status_code == 500
+    assert server.loaded == []
+    with pytest.raises(httpx.RemoteProtocolError):
+        await client.post("/api/embed", json=body)
+    assert (await client.post("/api/embed", json=body)).json()["prompt_eval_count"] == 2
+    assert [record.outcome for record in server.log] == ["error", "cut", "done"]
 
 
 # ---- control ----
