@@ -183,14 +183,14 @@ async def test_a_file_of_junk_is_not_offered_and_fails_by_its_name(tmp_path: Pat
 async def test_a_model_that_does_not_fit_is_out_of_memory(models_dir: Path) -> None:
     import resource
 
-    limits = ModelLimits(num_parallel=4, context_length=16_000_000)
+    limits = ModelLimits(num_parallel=4, context_length=2_000_000)
     engine = EmbeddedEngine(models_dir=models_dir, limits=limits)
     await engine.start()
     engine._context = lambda model: limits.context_length  # type: ignore[method-assign]
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     try:
-        # The child inherits 4 GiB of address space; its cache would take 16.
-        resource.setrlimit(resource.RLIMIT_AS, (4 << 30, hard))
+        # The child inherits 2 GiB of address space, as much as its cache alone.
+        resource.setrlimit(resource.RLIMIT_AS, (2 << 30, hard))
         with pytest.raises(OutOfMemoryError, match=r"practice-owl\.gguf.*OLLAMA_NUM_PARALLEL"):
             await engine.load(OWL)
     finally:
