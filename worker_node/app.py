@@ -121,8 +121,6 @@ def _add_errors(app: FastAPI) -> None:
 
 
 def _add_health(app: FastAPI, service: NodeService, data_dir: Path) -> None:
-    host: list[Any] = []
-
     @app.get("/health")
     async def health() -> Response:
         checks: dict[str, str] = {}
@@ -147,13 +145,14 @@ def _add_health(app: FastAPI, service: NodeService, data_dir: Path) -> None:
 
     @app.get("/health/system")
     async def health_system() -> Response:
-        if not host:
-            # Late, because an idle node that nobody asks needs no psutil.
-            from worker_node.host import Host
+        # Late, because an idle node that nobody asks needs no psutil.
+        from common.host import system_health
 
-            host.append(Host(data_dir))
-        engines = {name: lane.engine.process_ids for name, lane in service.lanes.items()}
-        return _json(await asyncio.to_thread(host[0].snapshot, engines))
+        def look() -> dict[str, Any]:
+            engines = {str(name): lane.engine.process_ids() for name, lane in service.lanes.items()}
+            return system_health(data_dir, engines)
+
+        return _json(await asyncio.to_thread(look))
 
     @app.get("/health/ollama")
     async def health_ollama() -> Response:

@@ -16,6 +16,7 @@ from common.protocol import EngineInfo, EngineName, GenerateRequest, LineSplitte
 from common.usage import TokenUsage
 from worker_node.engines.base import Embedded, Engine, EngineEvent, ModelLimits, PullProgress, Text
 from worker_node.engines.loads import Loads
+from worker_node.engines.local_processes import LocalProcesses
 from worker_node.engines.ollama_errors import classify, error_of_body
 from worker_node.engines.ollama_wire import (
     ChatLine,
@@ -65,6 +66,7 @@ class OllamaEngine(Engine):
         self._connect_timeout_s = connect_timeout_s
         self._keep_alive = keep_alive
         self._loads = Loads()
+        self._processes = LocalProcesses(self._base_url)
         self._own_context: dict[str, int] = {}  # by model name: the model's own context length
         self._embedding_only: set[str] = set()
         self._shown: dict[str, tuple[int | None, list[str], Details | None]] = {}  # by digest
@@ -200,11 +202,13 @@ class OllamaEngine(Engine):
             last: ChatLine | None = None
             try:
                 async for data in reads:
-                    thinking, answer, last = _merge(splitter.feed(data), model)
+                    thinking, answer, last, failure = _merge(splitter.feed(data), model)
                     if thinking:
                         yield Text("thinking", thinking)
                     if answer:
                         yield Text("answer", answer)
+                    if failure is not None:
+                        raise failure
                     if last is not None:
                         await _read_the_end(reads)
                         break
@@ -269,10 +273,7 @@ class OllamaEngine(Engine):
             raise self._wire.cut(None, model)
 
     def process_ids(self) -> list[int]:
-        # Late: an idle node that nobody asks needs no psutil.
-        from worker_node.engines.local_processes import processes_listening_on
-
-        return processes_listening_on(self._base_url)
+        return self._processes.ids()
 
 
 def _body(answer: bytes | CouncilError) -> bytes:
@@ -281,11 +282,14 @@ def _body(answer: bytes | CouncilError) -> bytes:
     return answer
 
 
-def _merge(lines: list[bytes], model: str) -> tuple[str, str, ChatLine | None]:
-    """The text of one read, by channel, and its last line if that was in it."""
+def _merge(lines: list[bytes], model: str) -> tuple[str, str, ChatLine | None, CouncilError | None]:
+    """The text of one read, by channel, and how the stream ended if it did: its last line, or a failure."""
     thinking = answer = ""
     for raw in lines:
-        line = _decoded(raw, model)
+        try:
+            line = _decoded(raw, model)
+        except CouncilError as error:
+            return thinking, answer, None, error
         message = line.message
         if message is not None:
             if message.thinking:
@@ -293,8 +297,8 @@ def _merge(lines: list[bytes], model: str) -> tuple[str, str, ChatLine | None]:
             if message.content:
                 answer += message.content
         if line.done:
-            return thinking, answer, line
-    return thinking, answer, None
+            return thinking, answer, line, None
+    return thinking, answer, None, None
 
 
 def _texts(line: ChatLine) -> list[tuple[Any, str]]:

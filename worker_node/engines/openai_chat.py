@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from common.errors import EngineFailedError
+from common.errors import CouncilError, EngineFailedError
 from common.protocol import GenerateRequest
 from worker_node.engines.base import EngineEvent, Text
 from worker_node.engines.ollama_errors import classify, error_of_body
@@ -44,6 +44,8 @@ async def stream_chat(
                     yield Text("thinking", thinking)
                 if answer:
                     yield Text("answer", answer)
+                if state.failure is not None:
+                    raise state.failure
                 if state.events.ended:
                     await _read_the_end(reads)
                     break
@@ -66,13 +68,18 @@ class _Stream:
         self.reason: str | None = None
         self.usage: Usage | None = None
         self.timings: Timings | None = None
+        self.failure: CouncilError | None = None
         self._model = model
 
     def feed(self, data: bytes) -> tuple[str, str]:
-        """The text of one read by channel: thinking and answer."""
+        """The text of one read by channel: thinking and answer, up to the `failure` if there is one."""
         thinking = answer = ""
         for payload in self.events.feed(data):
-            chunk = self._decoded(payload)
+            try:
+                chunk = self._decoded(payload)
+            except CouncilError as error:
+                self.failure = error
+                break
             if chunk.usage is not None:
                 self.usage = chunk.usage
             if chunk.timings is not None:

@@ -20,6 +20,7 @@ from common.protocol import EngineInfo, EngineName, GenerateRequest, ModelInfo
 from common.usage import TokenUsage
 from worker_node.engines.base import Embedded, Engine, EngineEvent, ModelLimits, PullProgress
 from worker_node.engines.loads import Loads
+from worker_node.engines.local_processes import LocalProcesses
 from worker_node.engines.ollama_errors import error_of_body
 from worker_node.engines.ollama_wire import version_decoder
 from worker_node.engines.openai_chat import stream_chat
@@ -58,6 +59,7 @@ class OpenAICompatibleEngine(Engine):
         self._limits = limits
         self._connect_timeout_s = connect_timeout_s
         self._loads = Loads()
+        self._processes = LocalProcesses(self._base_url)
         self._dialect: Dialect | None = None
         self._props = Props()
         self._version: str | None = None
@@ -196,10 +198,7 @@ class OpenAICompatibleEngine(Engine):
         yield  # makes this an iterator, as the interface has it
 
     def process_ids(self) -> list[int]:
-        # Late: an idle node that nobody asks needs no psutil.
-        from worker_node.engines.local_processes import processes_listening_on
-
-        return processes_listening_on(self._base_url)
+        return self._processes.ids()
 
 
 async def embed(wire: WireClient, model: str, texts: list[str], *, path: str = "/embeddings") -> Embedded:
