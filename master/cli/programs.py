@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from master.cli.failure import CommandFailedError
+from master.cli.printable import printable
 
 READY_WITHIN_S = 90.0  # a cold start on a slow disk writes practice models and a database
 STOP_WITHIN_S = 10.0
@@ -23,17 +24,17 @@ KEPT_LINES = 40
 
 
 def program_command(program: str, *arguments: str) -> list[str]:
-    """The command line of `master` or `worker_node` under this interpreter.
-
-    `-P`: a folder called `master` in the user's working directory must not be run instead.
-    """
-    return [sys.executable, "-P", "-m", program, *arguments]
+    """The command line of `master` or `worker_node` under this interpreter."""
+    return [sys.executable, "-m", program, *arguments]
 
 
 def program_environment(**extra: str | None) -> dict[str, str]:
     """The environment of a child. A checkout that is not installed is put on its path."""
     root = str(Path(__file__).resolve().parents[2])
     environment = {**os.environ, **{name: value for name, value in extra.items() if value is not None}}
+    # A folder called `master` or `worker_node` in the user's working directory must not be run instead, not
+    # by the programs that the child starts either.
+    environment["PYTHONSAFEPATH"] = "1"
     if root not in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib")):
         known = environment.get("PYTHONPATH")
         environment["PYTHONPATH"] = f"{root}{os.pathsep}{known}" if known else root
@@ -189,7 +190,7 @@ class Child:
             line = raw.decode("utf-8", "replace").rstrip()
             self._log.append(line)
             if self._echo:
-                sys.stderr.write(line + "\n")
+                sys.stderr.write((readable(line) if sys.stderr.isatty() else line) + "\n")
                 sys.stderr.flush()
 
     async def _discard_output(self) -> None:
@@ -199,8 +200,24 @@ class Child:
             pass
 
     def _story(self) -> str:
-        lines = [line for line in self._log if line.strip()]
+        lines = [readable(line) for line in self._log if line.strip()]
         return ":\n  " + "\n  ".join(lines[-8:]) if lines and not self._echo else ""
+
+
+def readable(line: str) -> str:
+    """A JSON line of our programs' logs as people read it; any other line as it is, without control codes."""
+    try:
+        fields = json.loads(line)
+    except ValueError:
+        return printable(line)
+    if not isinstance(fields, dict) or "event" not in fields:
+        return printable(line)
+    level, event = fields.pop("level", "info"), fields.pop("event")
+    told = [f"{name}={value}" for name, value in fields.items() if name not in _LOG_FRAME]
+    return printable(f"{level}: {event}" + (f" ({', '.join(told)})" if told else ""))
+
+
+_LOG_FRAME = frozenset({"timestamp", "program", "logger"})
 
 
 def _ask_to_end(process: asyncio.subprocess.Process) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -36,6 +37,7 @@ class FakeMaster:
         self.sessions: dict[str, FakeSession] = {}
         self.workers: dict[str, dict[str, Any]] = {}
         self.pulled: list[dict[str, Any]] = []
+        self.added: list[dict[str, Any]] = []
         self.cancels = 0
         self.connects = 0
         self.url = ""
@@ -58,6 +60,7 @@ class FakeMaster:
                 WebSocketRoute(f"{sessions}/{{id}}/events", self.events),
                 Route("/api/council/models", self.models),
                 Route("/api/council/models/recommended", self.recommended),
+                Route("/api/council/models/pull", self.pull, methods=["POST"]),
                 Route("/api/cluster/workers", self.cluster, methods=["GET", "POST"]),
                 Route("/api/cluster/workers/{name}", self.worker, methods=["GET", "DELETE"]),
             ],
@@ -155,10 +158,21 @@ class FakeMaster:
     async def recommended(self, _request: Request) -> Response:
         return JSONResponse({"models": [{"name": "llama3.2:1b", "size": 1_300_000_000, "role": "agent"}]})
 
+    async def pull(self, request: Request) -> Response:
+        self.pulled.append(body := await request.json())
+        lines: list[dict[str, Any]] = [{"status": "pulling", "completed": 1, "total": 2}] * 3
+        if body["model"] == "nonesuch":
+            lines.append({"error": {"code": "model_not_found", "detail": "no such model"}})
+        else:
+            lines.append({"status": "success"})
+        return PlainTextResponse("".join(json.dumps(line) + "\n" for line in lines))
+
     async def cluster(self, request: Request) -> Response:
+        if (refused := self._refused(request)) is not None:
+            return refused
         if request.method == "GET":
             return JSONResponse({"workers": list(self.workers.values())})
-        body = await request.json()
+        self.added.append(body := await request.json())
         name = body.get("name") or "pc2"
         if name in self.workers:
             return problem(409, "conflict", f"a node called {name} is there already")
