@@ -21,16 +21,19 @@ export const leaving = signal(/** @type {Map<string, ReturnType<typeof setTimeou
 /** @type {AbortController | null} */
 let running = null;
 
-/** @param {string | null} cursor */
-async function load(cursor) {
+/**
+ * @param {string | null} cursor
+ * @param {boolean} [keep] the pages that were unfolded stay; only what is new comes on top
+ */
+async function load(cursor, keep = false) {
   running?.abort();
   const own = running = new AbortController();
   try {
     const answer = await api.sessions({ q: search.value.trim(), cursor, limit: PAGE }, own.signal);
-    const known = cursor ? sessions.value : [];
-    const ids = new Set(known.map((session) => session.id));
-    sessions.value = [...known, ...answer.sessions.filter((session) => !ids.has(session.id))];
-    nextCursor.value = answer.next_cursor ?? null;
+    const unfolded = keep && answer.next_cursor && sessions.value.length > answer.sessions.length;
+    if (cursor) sessions.value = joined(sessions.value, answer.sessions);
+    else sessions.value = unfolded ? joined(answer.sessions, sessions.value) : answer.sessions;
+    if (!unfolded) nextCursor.value = answer.next_cursor ?? null;
     listProblem.value = null;
   } catch (error) {
     if (own.signal.aborted) return;
@@ -39,7 +42,13 @@ async function load(cursor) {
   loaded.value = true;
 }
 
-export const refreshHistory = () => load(null);
+/** @param {CouncilSession[]} first @param {CouncilSession[]} rest */
+function joined(first, rest) {
+  const ids = new Set(first.map((session) => session.id));
+  return [...first, ...rest.filter((session) => !ids.has(session.id))];
+}
+
+export const refreshHistory = () => load(null, true);
 export const loadMore = () => load(nextCursor.value);
 
 /** @type {ReturnType<typeof setTimeout> | undefined} */
@@ -49,7 +58,7 @@ let typing;
 export function searchFor(text) {
   search.value = text;
   clearTimeout(typing);
-  typing = setTimeout(refreshHistory, TYPING_MS);
+  typing = setTimeout(() => load(null), TYPING_MS);
 }
 
 /** @param {string} id */

@@ -61,13 +61,16 @@ export const removeSeat = (key) => change({ seats: draft.value.seats.filter((sea
 export const changeSeat = (key, fields) =>
   change({ seats: draft.value.seats.map((seat) => (seat.key === key ? { ...seat, ...fields } : seat)) });
 
+let fitted = false;
+
 /**
- * Fit the draft to the models that the cluster has now: seats of models that are gone are dropped,
- * and an empty council is proposed three different voices.
+ * Fit what was remembered to the models that the cluster has: seats of models that are gone are
+ * dropped, and an empty council is proposed three different voices. Once; later the draft is the user's.
  * @param {import("./wire.js").Model[]} models
  */
 export function fitSeats(models) {
-  if (!models.length) return;
+  if (fitted || !models.length) return;
+  fitted = true;
   const names = models.map((model) => model.name);
   const seats = draft.value.seats.filter((seat) => names.includes(seat.model));
   change({

@@ -143,6 +143,11 @@ class FakeSession:
         agents = self.data["agents"]
         done = [agent for agent in agents if agent["state"] == "done"]
         missing = [agent["agent_id"] for agent in agents if agent["state"] != "done"]
+        if not done:
+            error = {"title": "Quorum not met", "detail": "No seat answered.", "code": "quorum_not_met"}
+            self.data |= {"state": "failed", "error": error, "missing_agents": missing}
+            await self.send("session.failed", error=error)
+            return
         if len(agents) > 1:
             await self._stage("review", done)
             await self._stage("synthesis", [{"agent_id": "chairman", "model": self.data["chairman"]}])

@@ -174,6 +174,17 @@ async def test_stopping_keeps_what_was_said(fake: FakeMaster, open_page: OpenPag
     assert await page.locator(".steps .stopped").inner_text() == "Opinions\nstopped"
 
 
+async def test_a_council_without_any_answer_says_why_it_failed(fake: FakeMaster, open_page: OpenPage) -> None:
+    fake.script = Script(failing={"agent_1", "agent_2", "agent_3"})
+    page = await open_page()
+    await ask(page)
+    alert = page.get_by_role("alert")
+    await alert.get_by_text("No seat answered.").wait_for()
+    assert await alert.get_by_text("quorum_not_met").is_visible()
+    assert await page.get_by_role("button", name="Retry seat").count() == 3
+    assert await page.get_by_role("heading", name="Final answer").count() == 0
+
+
 async def test_a_refusal_is_told_in_the_masters_words(
     fake: FakeMaster, open_page: OpenPage, watch: Watch
 ) -> None:

@@ -12,8 +12,10 @@ const about = (model) => [bytes(model.size), plural(nodeNames(model).length, "no
 
 /** @param {{value: string, onChange: (name: string) => void, label: string, none?: string, id?: string}} props */
 function ModelSelect({ value, onChange, label, none, id }) {
+  const gone = value && !chatModels.value.some((model) => model.name === value);
   return html`<select id=${id} aria-label=${label} value=${value} onChange=${(/** @type {any} */ event) => onChange(event.target.value)}>
     ${none && html`<option value="">${none}</option>`}
+    ${gone && html`<option value=${value} selected>${value} (not available now)</option>`}
     ${chatModels.value.map((model) => html`<option value=${model.name} key=${model.name} selected=${model.name === value}>${model.name}</option>`)}
   </select>`;
 }
