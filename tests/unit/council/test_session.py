@@ -377,6 +377,15 @@ def test_a_plan_comes_back_from_its_column_as_it_was() -> None:
     assert SessionPlan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
 
 
+def test_every_warning_is_sent_once_and_before_the_end() -> None:
+    script = scripted(opinions_agent_1=failed(), review_agent_2="prose", synthesis_chairman=failed())
+    table = Table(plan_of(*THREE), script).run()
+    sent = [event["text"] for event in table.happened("warning")]
+    assert len(sent) == len(set(sent))
+    assert set(table.session.warnings) <= set(sent)
+    assert table.events[-1]["type"] == "session.completed"
+
+
 # Retry
 
 
