@@ -140,6 +140,7 @@ def _local_node(settings: MasterSettings, services: Services) -> contextlib.Abst
         with contextlib.suppress(ConflictError):  # a restarted node has its old address
             services.registry.add(url, name=name, key=of_node.key)
 
+    services.registry.expect(name)
     node = LocalNode(name=name, port=of_node.port, data_dir=settings.data_dir, on_ready=ready)
     return node.running()
 

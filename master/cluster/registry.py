@@ -69,6 +69,22 @@ class Registry:
         self._heartbeat_s = heartbeat_s
         self._connect_timeout_s = connect_timeout_s
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._expected: set[str] = set()
+        self._settled = asyncio.Event()
+
+    def expect(self, name: str) -> None:
+        """A node of this name is being started here and will be added soon."""
+        self._expected.add(name)
+
+    async def settled(self, within_s: float) -> None:
+        """Wait until every node that is known or expected has answered once, or failed to; at most so long."""
+        try:
+            async with asyncio.timeout(within_s):
+                while self._expected or any(one.state == "connecting" for one in self.nodes.values()):
+                    self._settled.clear()
+                    await self._settled.wait()
+        except TimeoutError:
+            return
 
     def add(self, url: str, *, name: str | None = None, key: str | None = None) -> Node:
         """Know a node from now on; its heartbeat starts at once. Raises on a bad URL or a taken name."""
@@ -83,6 +99,7 @@ class Registry:
         if any(node.client.url == checked for node in self.nodes.values()):
             raise ConflictError(f"{checked} is known already")
         client = NodeClient(chosen, checked, key, connect_timeout_s=self._connect_timeout_s)
+        self._expected.discard(chosen)
         node = Node(chosen, client)
         self.nodes[chosen] = node
         self._tasks[chosen] = asyncio.create_task(self._watch(node), name=f"heartbeat {chosen}")
@@ -137,6 +154,7 @@ class Registry:
             node.state, node.error = "unreachable", error.detail
         if node.state != before:
             _log.info("node state", node=node.name, was=before, state=node.state, reason=node.error)
+            self._settled.set()
         self.on_change()
 
     async def _watch(self, node: Node) -> None:

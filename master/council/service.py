@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from master.api.schemas import CreateSession
 
 _log = get_logger(__name__)
-_FIRST_MODELS_S = 10.0
+_FIRST_MODELS_S = 30.0
 
 
 class CouncilService:
@@ -180,12 +180,8 @@ class CouncilService:
         )
 
     async def _candidates(self) -> list[Candidate]:
-        """Models of the answering nodes; right after a start it waits a little for the first heartbeat."""
-        deadline = time.monotonic() + _FIRST_MODELS_S
-        while any(node.state == "connecting" for node in self._registry.nodes.values()):
-            if time.monotonic() >= deadline:
-                break
-            await asyncio.sleep(0.05)
+        """Models of the answering nodes; right after a start it waits for the nodes' first answers."""
+        await self._registry.settled(_FIRST_MODELS_S)
         found: dict[str, Candidate] = {}
         for node in self._registry.nodes.values():
             for model in node.models if node.answers and not node.draining else ():
