@@ -1,0 +1,110 @@
+"""`python -m tests.bench [--long] [--only NAME] [--json FILE]`: measure, print one table.
+
+Exit 0 whatever the figures are; 1 when a bench could not be run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from tests.bench import calls, chunks, council, idle, sockets
+from tests.bench.figures import Figure, Scale, table
+
+BENCHES: dict[str, Callable[[Scale], Coroutine[Any, Any, list[Figure]]]] = {
+    "council": council.run,
+    "calls": calls.run,
+    "chunks": chunks.run,
+    "idle": idle.run,
+    "sockets": sockets.run,
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument("--long", action="store_true", help="more rounds, for steadier figures")
+    parser.add_argument("--only", choices=BENCHES, action="append", help="this bench alone; may be repeated")
+    parser.add_argument("--json", type=Path, help="write the figures there as well")
+    flags = parser.parse_args()
+    _have_haproxy()
+    began = time.monotonic()
+    found: dict[str, list[Figure]] = {}
+    failed: list[str] = []
+    for name in flags.only or BENCHES:
+        _say(f"{name} …")
+        try:
+            found[name] = asyncio.run(BENCHES[name](Scale.of(long=flags.long)))
+        except Exception:
+            # One bench that cannot run must not cost the figures of the others.
+            traceback.print_exc()
+            failed.append(name)
+    machine = _machine()
+    sys.stdout.write(f"\n{_in_words(machine)}\n\n{table(one for made in found.values() for one in made)}\n\n")
+    _say(f"{time.monotonic() - began:.0f} s" + (f"; could not run: {', '.join(failed)}" if failed else ""))
+    if flags.json is not None:
+        shown = {name: [one.as_json() for one in made] for name, made in found.items()}
+        flags.json.write_text(
+            json.dumps({"machine": machine, "benches": shown}, indent=1) + "\n", encoding="utf-8"
+        )
+    return 1 if failed else 0
+
+
+def _machine() -> dict[str, Any]:
+    return {
+        "cores": os.cpu_count(),
+        "memory_gb": round(psutil.virtual_memory().total / 2**30),
+        "python": platform.python_version(),
+        "load_1_min": round(psutil.getloadavg()[0], 1),
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def _in_words(machine: dict[str, Any]) -> str:
+    return (
+        f"{machine['date']}, {machine['cores']} cores, {machine['memory_gb']} GB, "
+        f"Python {machine['python']}, load at the end {machine['load_1_min']}"
+    )
+
+
+def _have_haproxy() -> None:
+    """Install the peer where that is possible; without it its rows are left out."""
+    if shutil.which("haproxy"):
+        return
+    apt_get = shutil.which("apt-get")
+    if apt_get and hasattr(os, "geteuid") and os.geteuid() == 0:
+        _say("installing haproxy, the peer in the table …")
+        install = [apt_get, "install", "-y", "-q", "--no-install-recommends", "haproxy"]
+        for command in ([apt_get, "update", "-q"], install):
+            subprocess.run(
+                command,
+                check=False,
+                env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                timeout=120,
+            )
+    if not shutil.which("haproxy"):
+        _say("haproxy is missing: its rows are left out (apt-get install haproxy)")
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,95 @@
+"""Non-streamed calls: latency and CPU that each hop adds, and calls a second at 8 in flight.
+
+The answer is one token long: what a token costs is the matter of the chunk bench.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections import defaultdict
+
+from tests.bench.figures import Figure, Scale, median, of_rounds
+from tests.bench.rig import Rig, Route, rig
+
+MODEL = {"name": "short", "reply": {"tokens": ["yes"]}}
+IN_FLIGHT = 8
+_WARM_UP = 40
+_HEADERS = {"content-type": "application/json"}
+
+
+async def run(scale: Scale) -> list[Figure]:
+    latency_ms: dict[str, list[float]] = defaultdict(list)
+    cpu_ms: dict[str, list[float]] = defaultdict(list)
+    busy_cpu_ms: dict[str, list[float]] = defaultdict(list)
+    rate: dict[str, list[float]] = defaultdict(list)
+    async with rig([MODEL], peer=True) as found:
+        for route in found.routes:
+            await _parallel(found, route, _WARM_UP)
+        for number in range(scale.rounds):
+            for route in found.routes[number % 2 :] + found.routes[: number % 2]:
+                used = route.cpu_s()
+                times = [await _call(found, route) for _ in range(scale.calls)]
+                latency_ms[route.name].append(median(times) * 1000)
+                cpu_ms[route.name].append((route.cpu_s() - used) * 1000 / scale.calls)
+                used, began, calls = route.cpu_s(), time.perf_counter(), scale.calls * 2
+                await _parallel(found, route, calls)
+                rate[route.name].append(calls / (time.perf_counter() - began))
+                busy_cpu_ms[route.name].append((route.cpu_s() - used) * 1000 / calls)
+            await asyncio.to_thread(found.engine.reset)
+        names = [route.name for route in found.routes]
+    return _figures(names, latency_ms, cpu_ms, busy_cpu_ms, rate)
+
+
+def _figures(
+    names: list[str],
+    latency_ms: dict[str, list[float]],
+    cpu_ms: dict[str, list[float]],
+    busy_cpu_ms: dict[str, list[float]],
+    rate: dict[str, list[float]],
+) -> list[Figure]:
+    direct = latency_ms["direct"]
+    added = {
+        name: [ours - base for ours, base in zip(latency_ms[name], direct, strict=True)] for name in names
+    }
+    made = [of_rounds("call, direct to the engine: p50", direct, "ms")]
+    for name in names[1:]:
+        peer = None if name == "HAProxy" else ("HAProxy", added.get("HAProxy", ()))
+        target = 2.0 if name == "master + node" else None
+        made.append(of_rounds(f"call, {name}: added p50", added[name], "ms", peers=peer, target=target))
+    for what, spent in (("1 in flight", cpu_ms), (f"{IN_FLIGHT} in flight", busy_cpu_ms)):
+        for name in names[1:]:
+            peer = None if name == "HAProxy" else ("HAProxy", spent.get("HAProxy", ()))
+            target = 1.0 if name == "master + node" else None
+            made.append(of_rounds(f"call, {name}: CPU, {what}", spent[name], "ms", peers=peer, target=target))
+    for name in names:
+        peer = None if name == "direct" else ("direct", rate["direct"])
+        made.append(of_rounds(f"calls/s at {IN_FLIGHT} in flight, {name}", rate[name], "/s", peers=peer))
+    return made
+
+
+async def _call(found: Rig, route: Route) -> float:
+    """Seconds from the request to the whole answer."""
+    body = json.dumps(route.body("short", "Yes or no?", stream=False))
+    began = time.perf_counter()
+    async with found.client.post(route.url, data=body, headers=_HEADERS) as response:
+        answer = await response.read()
+    ended = time.perf_counter()
+    if response.status != 200 or b"yes" not in answer:
+        raise RuntimeError(f"{route.name} answered {response.status}: {answer[:300]!r}")
+    return ended - began
+
+
+async def _parallel(found: Rig, route: Route, calls: int) -> None:
+    left = calls
+
+    async def worker() -> None:
+        nonlocal left
+        while left > 0:
+            left -= 1
+            await _call(found, route)
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(IN_FLIGHT):
+            group.create_task(worker())

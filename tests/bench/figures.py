@@ -1,0 +1,114 @@
+"""One measured figure, and the table of them."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How much is measured. Rounds are interleaved over what is compared; figures are medians over them."""
+
+    rounds: int
+    calls: int
+    stream_s: float
+    council_rounds: int
+    starts: int
+
+    @classmethod
+    def of(cls, *, long: bool) -> Scale:
+        return cls(12, 1000, 3.0, 5, 9) if long else cls(4, 300, 1.5, 2, 3)
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """`value` beside `peer_value` (a bound or a peer of the same run, in the same unit).
+
+    `target` is the most that `judged` may be. `spread` is the least and the most of the rounds.
+    """
+
+    what: str
+    value: float
+    unit: str
+    peer: str = ""
+    peer_value: float | None = None
+    target: float | None = None
+    judged: Literal["value", "ratio"] = "value"
+    spread: tuple[float, float] | None = None
+
+    @property
+    def ratio(self) -> float | None:
+        return self.value / self.peer_value if self.peer_value else None
+
+    @property
+    def met(self) -> bool | None:
+        """None where nothing is asked for, or where the peer to compare with is missing."""
+        judged = self.value if self.judged == "value" else self.ratio
+        return None if self.target is None or judged is None else judged <= self.target
+
+    def as_json(self) -> dict[str, Any]:
+        return {**asdict(self), "ratio": self.ratio, "met": self.met}
+
+
+def median(values: Iterable[float]) -> float:
+    return statistics.median(values)
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The value that `share` of them (0 to 1) do not exceed: the nearest rank."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+def of_rounds(
+    what: str,
+    values: Sequence[float],
+    unit: str,
+    *,
+    peers: tuple[str, Sequence[float]] | None = None,
+    **rest: Any,
+) -> Figure:
+    """The median over rounds, with its spread, beside the median of the peer's rounds."""
+    peer, peer_values = peers or ("", ())
+    return Figure(
+        what,
+        median(values),
+        unit,
+        peer=peer if peer_values else "",
+        peer_value=median(peer_values) if peer_values else None,
+        spread=(min(values), max(values)),
+        **rest,
+    )
+
+
+def table(figures: Iterable[Figure]) -> str:
+    """Markdown that reads well in a terminal, too."""
+    head = ("what", "figure (rounds)", "bound or peer in the same run", "ratio", "target", "met?")
+    rows = [head, *map(_row, figures)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
+    pad: Callable[[Sequence[str]], str] = lambda cells: (  # noqa: E731
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)) + " |"
+    )
+    return "\n".join([pad(head), pad(["-" * width for width in widths]), *map(pad, rows[1:])])
+
+
+def _row(one: Figure) -> tuple[str, ...]:
+    figure = f"{_number(one.value)} {one.unit}"
+    if one.spread is not None and one.spread[0] != one.spread[1]:
+        figure += f" ({_number(one.spread[0])} to {_number(one.spread[1])})"
+    peer = "" if one.peer_value is None else f"{one.peer} {_number(one.peer_value)} {one.unit}"
+    target = ""
+    if one.target is not None:
+        target = f"≤ {one.target:g} of bound" if one.judged == "ratio" else f"≤ {one.target:g} {one.unit}"
+    met = {None: "", True: "yes", False: "NO"}[one.met]
+    return (one.what, figure, peer, "" if one.ratio is None else f"{one.ratio:.3g}", target, met)
+
+
+def _number(value: float) -> str:
+    size = abs(value)
+    if size >= 100 or value == int(value):
+        return f"{value:.0f}"
+    return f"{value:.1f}" if size >= 10 else f"{value:.2f}" if size >= 1 else f"{value:.3f}"
