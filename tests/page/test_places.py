@@ -111,6 +111,7 @@ async def test_a_master_that_wants_a_key_gets_it_from_a_form(
     await page.get_by_label("Key", exact=True).fill("secret")
     await page.get_by_role("button", name="Open", exact=True).click()
     await form.wait_for(state="detached")
+    await page.get_by_role("heading", name="Seats", exact=True).wait_for()
 
 
 async def test_a_cluster_without_a_model_says_how_to_get_one(fake: FakeMaster, open_page: OpenPage) -> None:

@@ -40,8 +40,8 @@ export function App() {
           <${ThemeButton} />
         </header>
         <main id="main" tabindex="-1">
-          ${keyWanted.value && html`<${KeyForm} />`}
-          ${here.name === "session" ? html`<${OpenSession} key=${here.id} id=${here.id} />`
+          ${keyWanted.value ? html`<${KeyForm} />`
+            : here.name === "session" ? html`<${OpenSession} key=${here.id} id=${here.id} />`
             : here.name === "cluster" ? html`<${ClusterView} />` : html`<${AskView} />`}
         </main>
       </div>

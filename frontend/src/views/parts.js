@@ -51,8 +51,9 @@ export const Banner = ({ kind = "info", title, children, role = "note" }) => htm
 export function ProblemBanner({ problem, action }) {
   const where = [problem.model && `model ${problem.model}`, problem.node && `node ${problem.node}`].filter(Boolean).join(", ");
   const title = problem.title ?? "Something went wrong";
-  return html`<${Banner} kind="bad" role="alert" title=${title}>
-    ${problem.detail && problem.detail !== title && html`<span> ${problem.detail}</span>`}
+  const detail = problem.detail && problem.detail !== title ? problem.detail : "";
+  return html`<${Banner} kind="bad" role="alert" title=${detail ? `${title.replace(/[.:]$/, "")}:` : title}>
+    ${detail && html`<span> ${detail}</span>`}
     ${where && html`<span> (${where})</span>`}
     ${problem.code && html` <code class="code-name">${problem.code}</code>`}
     ${action}

@@ -1,5 +1,6 @@
 // The sidebar: a new question, the sessions so far, the cluster's health, the theme.
 import { useEffect, useRef } from "preact/hooks";
+import { keyWanted } from "../api.js";
 import { health } from "../cluster-store.js";
 import { when } from "../format.js";
 import {
@@ -43,6 +44,7 @@ function Entry({ session }) {
 
 function Entries() {
   const shown = sessions.value.filter((session) => !leaving.value.has(session.id));
+  if (keyWanted.value) return null;
   if (listProblem.value) return html`<p class="hint" role="alert">${listProblem.value.detail ?? listProblem.value.title}</p>`;
   if (!shown.length && loaded.value) {
     return html`<p class="hint">${search.value ? "No session matches." : "Questions you ask are kept here."}</p>`;
