@@ -25,6 +25,7 @@ from common.errors import (
     EngineUnavailableError,
     ModelNotFoundError,
     NotSupportedError,
+    StreamCutError,
 )
 from common.logs import get_logger
 from common.protocol import EngineInfo, EngineName, GenerateRequest, ModelInfo
@@ -289,12 +290,16 @@ class EmbeddedEngine(Engine):
                 dialect="llama-server",
                 path="/v1/chat/completions",
             )
-            # An iterator by its interface, and a generator that must be closed when our caller hangs up.
-            async with aclosing(cast("AsyncGenerator[EngineEvent, None]", events)):
-                async for event in events:
-                    if isinstance(event, Finished):
-                        self._failures.pop(request.model, None)
-                    yield event
+            try:
+                # An iterator by its interface, and a generator that must be closed when our caller hangs up.
+                async with aclosing(cast("AsyncGenerator[EngineEvent, None]", events)):
+                    async for event in events:
+                        if isinstance(event, Finished):
+                            self._failures.pop(request.model, None)
+                        yield event
+            except (EngineUnavailableError, StreamCutError):
+                await child.settle()  # so that the next call loads anew
+                raise
 
     async def embed(self, model: str, texts: list[str]) -> Embedded:
         if not texts:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import secrets
@@ -28,6 +29,7 @@ log = get_logger(__name__)
 
 LOAD_LIMIT_S: Final = 900.0
 _STOP_S: Final = 3.0
+_SETTLE_S: Final = 1.0
 _CONNECT_S: Final = 5.0
 _LOG_LINES: Final = 60
 _NO_MEMORY: Final = re.compile(
@@ -144,6 +146,13 @@ class LlamaChild:
         async for line in _lines(stream):
             self._log.append(line)
             log.debug("llama.cpp", model=self.model, line=line)
+
+    async def settle(self) -> None:
+        """After a broken connection: wait until a process that died is known to be dead (at most 1 s)."""
+        if self._process is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_SETTLE_S):
+                    await self._process.wait()
 
     async def stop(self) -> None:
         """End the process: first by closing its input, then by force. Safe to call again."""
