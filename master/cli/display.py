@@ -9,8 +9,9 @@ import time
 from collections.abc import AsyncIterator
 from typing import Protocol
 
+from master.cli.failure import CommandFailedError
 from master.cli.plain import PlainPrinter
-from master.cli.terminal import console, tell
+from master.cli.terminal import console, drop_output, tell
 from master.cli.watch import Watch
 
 FRAME_S = 0.1
@@ -34,7 +35,12 @@ class Lines:
         self._printer = PlainPrinter(sys.stderr if quiet else sys.stdout, quiet=quiet)
 
     def changed(self) -> None:
-        self._printer.update(self._watch)
+        try:
+            self._printer.update(self._watch)
+        except OSError as error:
+            # `council ask … | head`, or a full disk: not to be taken for trouble of the connection.
+            drop_output()
+            raise CommandFailedError(f"the answer cannot be written: {error.strerror or error}") from error
 
     def trouble(self, text: str | None) -> None:
         tell("connected again" if text is None else f"connection lost ({text}), trying again …")
@@ -43,7 +49,8 @@ class Lines:
         return self._printer.streamed(self._watch)
 
     def finish(self) -> None:
-        self._printer.finish()
+        with contextlib.suppress(OSError):
+            self._printer.finish()
 
 
 class Silent:
@@ -107,4 +114,5 @@ async def showing(watch: Watch, *, as_json: bool, live: bool) -> AsyncIterator[D
             yield panels
         finally:
             painting.cancel()
-            await asyncio.wait({painting})
+            # A terminal that went away must not take the answer with it.
+            await asyncio.gather(painting, return_exceptions=True)

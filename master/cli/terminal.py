@@ -63,6 +63,15 @@ def human_size(size: object) -> str | None:
     return f"{size:.1f} GB"
 
 
+def drop_output() -> None:
+    """Nobody reads standard output any more: what is still buffered must not fail at the exit."""
+    import os
+
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())
+    os.close(null)
+
+
 def survive_odd_encodings() -> None:
     """A console that cannot show a character shows `?`: an answer must never end in a traceback."""
     for stream in (sys.stdout, sys.stderr):
