@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 
-from common.errors import ModelNotFoundError
+from common.errors import EngineBusyError, EngineUnavailableError, ModelNotFoundError
 from common.protocol import EngineInfo, ModelInfo
 from worker_node.engines.base import Engine
 
@@ -58,7 +58,13 @@ class Catalog:
         """
         if time.monotonic() - self._listed_at <= KNOWN_S and (known := self._match(name)) is not None:
             return known
-        await self.models()
+        try:
+            await self.models()
+        except (EngineUnavailableError, EngineBusyError):
+            # An engine too busy to list its models may still serve them; one that is gone says so itself.
+            if (known := self._match(name)) is not None:
+                return known
+            raise
         found = self._match(name)
         if found is None:
             have = ", ".join(sorted(self._by_name)[:20]) or "none"

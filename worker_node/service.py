@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Coroutine
 
 import msgspec
 
-from common.errors import CouncilError, EngineUnavailableError, NodeDrainingError
+from common.errors import CouncilError, EngineUnavailableError, NodeDrainingError, QueueTimeoutError
 from common.logs import get_logger
 from common.protocol import EmbedRequest, EmbedResponse, EngineInfo, EngineName, GenerateRequest, ModelInfo
 from worker_node.admission import Admission
@@ -122,9 +122,12 @@ class NodeService:
         model = await lane.catalog.find(request.model)
         ticket = lane.admission.arrive(model.name, "background", model.slots)
         try:
-            async with asyncio.timeout(self._limits.queue_timeout_s):
-                while not ticket.admitted:
-                    await ticket.changed()
+            try:
+                async with asyncio.timeout(self._limits.queue_timeout_s):
+                    while not ticket.admitted:
+                        await ticket.changed()
+            except TimeoutError as error:
+                raise QueueTimeoutError(f"no slot of {model.name} was free", model=model.name) from error
             if not lane.catalog.is_resident(model):
                 await lane.load(model.name)
             embedded = await lane.engine.embed(model.name, request.input)

@@ -77,7 +77,7 @@ class Registry:
         self._expected.add(name)
 
     async def settled(self, within_s: float) -> None:
-        """Wait until every node that is known or expected has answered once, or failed to; at most so long."""
+        """Wait until every node that is known or expected has answered or failed once; at most so long."""
         try:
             async with asyncio.timeout(within_s):
                 while self._expected or any(one.state == "connecting" for one in self.nodes.values()):

@@ -59,7 +59,8 @@ class PullProgress:
 class ModelLimits:
     """What bounds one engine: from `OLLAMA_NUM_PARALLEL`, `OLLAMA_MAX_LOADED_MODELS` and the node's context.
 
-    `context_length` is the tokens of one slot and constant per model: a changed one makes engines reload.
+    `context_length` is the tokens of one slot and constant per model: a changed one makes engines reload;
+    `by_model` sets another one for single models.
     """
 
     num_parallel: int = 5

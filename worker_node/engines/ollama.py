@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from common.errors import CouncilError, EngineFailedError, ModelNotFoundError, StreamCutError
-from common.http_client import make_client
+from common.http_client import make_client, make_transport
 from common.protocol import EngineInfo, EngineName, GenerateRequest, LineSplitter, Message, ModelInfo
 from common.usage import TokenUsage
 from worker_node.engines.base import Embedded, Engine, EngineEvent, ModelLimits, PullProgress, Text
@@ -41,7 +41,7 @@ from worker_node.engines.wire_client import (
     trace_headers,
 )
 
-QUERY_TIMEOUT_S: Final = 5.0
+QUERY_TIMEOUT_S: Final = 3.0
 # After the last line only the end of the body is due; waiting for it keeps the connection for the next call.
 END_OF_BODY_S: Final = 0.5
 
@@ -72,8 +72,10 @@ class OllamaEngine(Engine):
         self._shown: dict[str, tuple[int | None, list[str], Details | None]] = {}  # by digest
 
     async def start(self) -> None:
+        transport = make_transport()
         self._client = make_client(
             self._base_url,
+            transport=transport,
             connect_timeout_s=self._connect_timeout_s,
             headers={"accept-encoding": "identity", "user-agent": "lan-council-node"},
         )
@@ -81,6 +83,7 @@ class OllamaEngine(Engine):
             self._client,
             what=f"Ollama at {shown_address(self._base_url)}",
             error_of_body=partial(error_of_body, model=None),
+            transport=transport,
         )
 
     async def stop(self) -> None:

@@ -15,7 +15,7 @@ from common.errors import (
     EngineUnavailableError,
     NotSupportedError,
 )
-from common.http_client import make_client
+from common.http_client import make_client, make_transport
 from common.protocol import EngineInfo, EngineName, GenerateRequest, ModelInfo
 from common.usage import TokenUsage
 from worker_node.engines.base import Embedded, Engine, EngineEvent, ModelLimits, PullProgress
@@ -34,7 +34,7 @@ from worker_node.engines.openai_wire import (
 )
 from worker_node.engines.wire_client import WireClient, decode, shown_address
 
-QUERY_TIMEOUT_S: Final = 5.0
+QUERY_TIMEOUT_S: Final = 3.0
 _LOADING_POLL_S: Final = 0.5
 _EMBEDDER_NAMES: Final = ("embed", "bge-", "e5-", "gte-", "minilm")
 
@@ -69,11 +69,15 @@ class OpenAICompatibleEngine(Engine):
         if self._api_key:
             headers["authorization"] = f"Bearer {self._api_key}"
         # Absolute paths are asked for, so that `/props` and `/health` beside `/v1` need no second client.
-        self._client = make_client("", connect_timeout_s=self._connect_timeout_s, headers=headers)
+        transport = make_transport()
+        self._client = make_client(
+            "", connect_timeout_s=self._connect_timeout_s, headers=headers, transport=transport
+        )
         self._wire = WireClient(
             self._client,
             what=f"the engine at {shown_address(self._base_url)}",
             error_of_body=partial(error_of_body, model=None),
+            transport=transport,
         )
 
     async def stop(self) -> None:
