@@ -83,8 +83,11 @@ class WireClient:
         timeout_s: float | None,
         error_of_body: ErrorOfBody | None = None,
     ) -> bytes:
-        """One request, one body. `timeout_s` bounds each read; `None` waits as long as the caller does."""
-        timeout = httpx.Timeout(self._client.timeout.connect, read=timeout_s)
+        """One request, one body. `timeout_s` bounds connecting and each read; `None`: the caller waits."""
+        connect_s = self._client.timeout.connect
+        if timeout_s is not None:
+            connect_s = min(connect_s or timeout_s, timeout_s)
+        timeout = httpx.Timeout(connect_s, read=timeout_s)
         content = None if body is None else encode_json(body)
         request = self._client.build_request(
             method, path, content=content, headers=JSON_HEADERS if content else None, timeout=timeout
