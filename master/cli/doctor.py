@@ -129,9 +129,11 @@ async def _cluster(address: str, key: str | None) -> list[Finding]:
         found.append(Finding("fail", "nodes", "the master knows no node", "council worker add URL"))
     real = [one for one in models if not one.get("practice")]
     if not models:
-        found.append(Finding("fail", "models", "no node has a model", "council models pull qwen2.5:0.5b"))
+        found.append(
+            Finding("fail", "models", "no node has a model", "council models pull qwen2.5:0.5b (Ollama)")
+        )
     elif not real:
-        hint = "council models recommended; council models pull qwen2.5:0.5b"
+        hint = "run Ollama and `council models pull qwen2.5:0.5b`, or put GGUF files into the models folder"
         found.append(Finding("warn", "models", "only practice models: their text means nothing", hint))
     else:
         found.append(Finding("ok", "models", ", ".join(str(one["name"]) for one in real)))

@@ -59,7 +59,7 @@ _HINTS = {
     "context_overflow": "shorten the question, or raise COUNCIL_NODE_CONTEXT on the node",
     "storage_full": "free some space, or choose another folder with --data-dir",
     "payload_too_large": "shorten the question",
-    "not_supported": "`council models recommended` shows what can be used instead",
+    "not_supported": "put a GGUF file into the models folder of that node, or run Ollama there",
 }
 _USAGE_CODES = frozenset({"invalid_request", "malformed_body", "payload_too_large"})
 

@@ -104,6 +104,11 @@ def default_url(settings: MasterSettings) -> str:
     return f"http://{host}:{settings.port}"
 
 
+def reachable(url: str) -> str:
+    """The address of a program that listens everywhere, as it is reached from this machine."""
+    return url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
+
+
 def local_addresses(settings: MasterSettings) -> list[str]:
     """Where a master of this machine may answer: the usual port, and the one noted in the data folder."""
     found = [default_url(settings)]
@@ -117,7 +122,7 @@ def read_running(data_dir: Path) -> str | None:
     """The address that a master noted in its data folder when it started; it may have ended since."""
     try:
         noted = json.loads((data_dir / RUNNING_FILE).read_text())
-        return str(noted["url"])
+        return reachable(str(noted["url"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

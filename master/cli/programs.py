@@ -106,11 +106,12 @@ class Child:
 
         Raises `CommandFailedError` when it ends before, or the time is over.
         """
-        from master.cli.locate import probe
+        from master.cli.locate import probe, reachable
 
+        url = reachable(str(self.ready["url"]))
         deadline = asyncio.get_running_loop().time() + within_s
         while True:
-            health = await probe(str(self.ready["url"])) or {}
+            health = await probe(url) or {}
             checks = health.get("checks") or {}
             if health.get("status") in ("healthy", "degraded") and checks.get("models") != "none":
                 return health

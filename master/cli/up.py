@@ -84,13 +84,19 @@ async def _up(settings: MasterSettings, config: Path | None, node_port: int | No
 
 async def _run(child: object, browser: bool) -> int:
     """Serve until the child ends by itself; its exit code, never 0."""
+    import socket
+
+    from master.cli.locate import reachable
     from master.cli.programs import Child
     from master.cli.terminal import tell
 
     assert isinstance(child, Child)
     async with child:
-        url = str(child.ready["url"])
+        told = str(child.ready["url"])
+        url = reachable(told)
         typer.echo(f"The council is at {url}")
+        if url != told:
+            typer.echo(f"Other machines reach it at http://{socket.gethostname()}:{url.rsplit(':', 1)[-1]}")
         health = await child.until_ready()
         typer.echo(f'Ready ({health.get("status")}). Ask on the page, or: council ask --url {url} "…"')
         if browser and _can_show_a_page():

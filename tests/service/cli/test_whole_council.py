@@ -151,6 +151,8 @@ def test_one_council_is_up_found_used_and_guarded_against_a_second(
         assert (unknown.code, "nonesuch" in unknown.err) == (1, True)
         assert council.run("ask", "x" * 100_000, **quiet).code == 2
         assert council.run("ask", QUESTION, "--option", "num_ctx=1", **quiet).code == 2
+        pulled = council.run("models", "pull", "qwen2.5:0.5b", **quiet)
+        assert (pulled.code, "GGUF" in pulled.err) == (1, True)
         checked = council.run("doctor", **quiet)
         assert checked.code == 0, checked.out
         assert "only practice models" in checked.out
@@ -176,6 +178,18 @@ def test_off_loopback_a_key_is_required_before_anything_starts(
     ended = council.run("up", "--host", "0.0.0.0", "--no-browser", **quiet)
     assert ended.code == 1
     assert "council config new-key" in ended.err
+
+
+def test_a_council_for_other_machines_names_both_addresses(council: Council, quiet: dict[str, Any]) -> None:
+    quiet["COUNCIL_KEY"] = "lc_0123456789abcdef"
+    with council.start("up", "--host", "0.0.0.0", "--no-browser", **quiet) as process:
+        assert f"http://127.0.0.1:{quiet['COUNCIL_PORT']}" in wait_for_line(process, "The council is at")
+        assert "0.0.0.0" not in wait_for_line(process, "Other machines")
+        wait_for_line(process, "Ready")
+        assert council.run("models", "list", **quiet).code == 0
+        assert council.run("models", "list", "--key", "wrong", **{**quiet, "COUNCIL_KEY": ""}).code == 1
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(50) == 0
 
 
 @pytest.mark.parametrize("words", [["master", "start", "--port", "0"], ["node", "start", "--port", "0"]])
