@@ -25,7 +25,8 @@ class Services:
     started_at: float = field(default_factory=time.monotonic)
 
 
-def _services(request: Request) -> Services:
+async def _services(request: Request) -> Services:
+    # A coroutine, since FastAPI sends plain functions through its thread pool, for every request.
     found: Services = request.app.state.services
     return found
 
