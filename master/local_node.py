@@ -62,6 +62,7 @@ class LocalNode:
         """Start the child, wait until it is ready, tell its address, and wait for its end."""
         process = await asyncio.create_subprocess_exec(
             sys.executable,
+            "-P",  # never a folder of that name where the person happens to stand
             "-m",
             "worker_node",
             "--exit-with-parent",
