@@ -21,6 +21,7 @@ CouncilError
 │   ├── InvalidRequestError       invalid_request     422
 │   ├── MalformedBodyError        malformed_body      400
 │   ├── PayloadTooLargeError      payload_too_large   413
+│   ├── HeadersTooLargeError      headers_too_large   431
 │   ├── NotAcceptableError        not_acceptable      406
 │   ├── UnauthorizedError         unauthorized        401
 │   ├── ForbiddenError            forbidden           403
@@ -172,6 +173,10 @@ class MalformedBodyError(RequestError):
 
 class PayloadTooLargeError(RequestError):
     code, status, title = "payload_too_large", 413, "The request is too large"
+
+
+class HeadersTooLargeError(RequestError):
+    code, status, title = "headers_too_large", 431, "The headers are too large"
 
 
 class NotAcceptableError(RequestError):

@@ -19,6 +19,7 @@ import uvicorn
 
 from common import logs
 from common.errors import ConflictError, CouncilError, SettingsError
+from common.http_server import BoundedHttp
 from common.security import is_loopback
 from common.settings import MasterSettings, NodeSettings, require_key_off_loopback
 from master.app import create_app
@@ -90,6 +91,7 @@ async def _serve(
         uvicorn.Config(
             app,
             log_config=None,
+            http=BoundedHttp,
             access_log=False,
             timeout_graceful_shutdown=_SHUTDOWN_S,
             ws="websockets-sansio",

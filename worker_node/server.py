@@ -18,6 +18,7 @@ from types import FrameType
 import uvicorn
 
 from common.errors import SettingsError
+from common.http_server import BoundedHttp
 from common.logs import get_logger
 from worker_node.asgi import App
 from worker_node.service import NodeService
@@ -135,6 +136,7 @@ async def run(
     config = uvicorn.Config(
         app,
         log_config=None,
+        http=BoundedHttp,
         access_log=False,
         lifespan="off",
         ws="none",
