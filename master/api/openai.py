@@ -5,39 +5,47 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
-from typing import Annotated, Any, Literal
+from collections.abc import AsyncIterator, Awaitable
+from typing import Annotated, Any, Literal, TypeVar
 from uuid import uuid4
 
 from fastapi import APIRouter, Header, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from common.errors import CouncilError, InternalError, InvalidRequestError, ModelUnavailableError
+from common.errors import (
+    CancelledCallError,
+    CouncilError,
+    InternalError,
+    InvalidRequestError,
+    ModelUnavailableError,
+    from_problem,
+)
 from common.protocol import Channel, Message
 from common.telemetry import TraceContext
 from common.usage import TokenUsage
 from master.api.models import cluster_models
-from master.api.schemas import CreateSession, SamplingOptions
+from master.api.schemas import CreateSession, SamplingOptions, Words
 from master.cluster.calls import Call, SilentWatcher
 from master.council.runner import SessionRunner
 from master.services import Master, Services
 
 router = APIRouter(prefix="/v1", tags=["openai"])
 COUNCIL_MODEL = "council"
+T = TypeVar("T")
 _DONE = b"data: [DONE]\n\n"
 
 
 class ChatPart(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
     type: Literal["text"]
-    text: str
+    text: Words
 
 
 class ChatMessage(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[ChatPart]
+    content: Words | list[ChatPart]
 
     @property
     def text(self) -> str:
@@ -84,7 +92,8 @@ class ChatCompletion(BaseModel):
         if kind == "json_object":
             return "json"
         if kind == "json_schema":
-            schema = (self.response_format or {}).get("json_schema", {}).get("schema")
+            described = (self.response_format or {}).get("json_schema")
+            schema = described.get("schema") if isinstance(described, dict) else None
             if not isinstance(schema, dict):
                 raise InvalidRequestError("response_format.json_schema.schema has to be a JSON Schema object")
             return schema
@@ -110,7 +119,7 @@ async def chat_completions(
     try:
         answer = _council(body, master, trace) if body.model == COUNCIL_MODEL else _model(body, master, trace)
         if body.stream:
-            return await _streamed(body, answer)
+            return await _streamed(body, answer, request)
         return await _whole(body, answer, request)
     except CouncilError as error:
         return JSONResponse(_openai_error(error), status_code=error.status, headers=error.headers)
@@ -196,8 +205,9 @@ async def _council(body: ChatCompletion, master: Services, trace: TraceContext) 
             yield _Piece(text=text)
         ended = await master.council.get(session.id)
         if ended.state != "completed":
-            problem = ended.error if isinstance(ended.error, dict) else {}
-            raise InternalError(str(problem.get("detail") or f"the council ended as {ended.state}"))
+            raise (
+                from_problem(ended.error) if ended.error else CancelledCallError("the council was cancelled")
+            )
         if not sent:
             yield _Piece(text=ended.answer or "")
         total = ended.token_usage
@@ -228,18 +238,10 @@ def _as_question(body: ChatCompletion) -> str:
 
 
 async def _whole(body: ChatCompletion, answer: AsyncIterator[_Piece], request: Request) -> Response:
-    """Collect the answer, and give it up when the client has hung up."""
-    collecting = asyncio.create_task(_collect(answer))
-    gone = asyncio.create_task(_hung_up(request))
-    try:
-        await asyncio.wait((collecting, gone), return_when=asyncio.FIRST_COMPLETED)
-        if not collecting.done():
-            return Response(status_code=499)
-        text, thinking, finish, usage = collecting.result()
-    finally:
-        for task in (collecting, gone):
-            task.cancel()
-        await asyncio.gather(collecting, gone, return_exceptions=True)
+    collected = await _unless_hung_up(_collect(answer), request)
+    if collected is None:
+        return Response(status_code=499)
+    text, thinking, finish, usage = collected
     message: dict[str, Any] = {"role": "assistant", "content": text}
     if thinking:
         message["reasoning"] = thinking
@@ -261,14 +263,29 @@ async def _collect(answer: AsyncIterator[_Piece]) -> tuple[str, str, str, TokenU
     return "".join(texts["answer"]), "".join(texts["thinking"]), finish, usage
 
 
+async def _unless_hung_up(work: Awaitable[T], request: Request) -> T | None:
+    """Await the work, and give it up when the client has hung up: `None`."""
+    working = asyncio.ensure_future(work)
+    gone = asyncio.create_task(_hung_up(request))
+    try:
+        await asyncio.wait((working, gone), return_when=asyncio.FIRST_COMPLETED)
+        return working.result() if working.done() else None
+    finally:
+        for task in (working, gone):
+            task.cancel()
+        await asyncio.gather(working, gone, return_exceptions=True)
+
+
 async def _hung_up(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         continue
 
 
-async def _streamed(body: ChatCompletion, answer: AsyncIterator[_Piece]) -> Response:
+async def _streamed(body: ChatCompletion, answer: AsyncIterator[_Piece], request: Request) -> Response:
     """Wait for the first piece, so that an error before it is a status and not a stream."""
-    first = await anext(answer)
+    first = await _unless_hung_up(anext(answer), request)
+    if first is None:
+        return Response(status_code=499)
     return StreamingResponse(_chunks(body, first, answer), media_type="text/event-stream")
 
 

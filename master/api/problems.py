@@ -39,8 +39,8 @@ def install(app: FastAPI) -> None:
         return problem_response(error)
 
     @app.exception_handler(RequestValidationError)
-    async def validation(_request: Request, error: RequestValidationError) -> JSONResponse:
-        return problem_response(_explain(error))
+    async def validation(request: Request, error: RequestValidationError) -> JSONResponse:
+        return problem_response(_explain(error, request.headers.get("content-type", "")))
 
     @app.exception_handler(HTTPException)
     async def http(_request: Request, error: HTTPException) -> JSONResponse:
@@ -52,9 +52,11 @@ def install(app: FastAPI) -> None:
         return problem_response(InternalError("the master failed; its log has the details"))
 
 
-def _explain(error: RequestValidationError) -> CouncilError:
+def _explain(error: RequestValidationError, content_type: str) -> CouncilError:
     parts = []
     for one in error.errors():
+        if one["loc"] == ("body",) and "json" not in content_type:
+            return InvalidRequestError("send the body as JSON, with `Content-Type: application/json`")
         if one["type"] == "json_invalid":
             return MalformedBodyError(f"the body is not valid JSON: {one.get('ctx', {}).get('error', '')}")
         where = ".".join(str(part) for part in one["loc"] if part not in ("body", "query", "path"))

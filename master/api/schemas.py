@@ -5,13 +5,24 @@ from __future__ import annotations
 from typing import Annotated, Any
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, field_validator
 
 from common.errors import PayloadTooLargeError
 
 MAX_QUESTION_BYTES = 64 * 1024
 MAX_AGENTS = 16
 
+
+def _storable(value: str) -> str:
+    """What JSON can spell and neither an engine nor every database takes is told, not dropped silently."""
+    if any(0xD800 <= ord(char) <= 0xDFFF for char in value):
+        raise ValueError("the text is not valid Unicode (it has a lone surrogate)")
+    if "\x00" in value:
+        raise ValueError("the text has a NUL character (U+0000)")
+    return value
+
+
+Words = Annotated[str, AfterValidator(_storable)]
 ModelName = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
 
 
@@ -41,7 +52,7 @@ class SamplingOptions(_Body):
 
 class AgentChoice(_Body):
     model: ModelName
-    persona: Annotated[str, StringConstraints(strip_whitespace=True, max_length=1000)] | None = None
+    persona: Annotated[Words, StringConstraints(strip_whitespace=True, max_length=1000)] | None = None
 
 
 class CreateSession(_Body):
@@ -61,7 +72,7 @@ class CreateSession(_Body):
         },
     )
 
-    question: str
+    question: Words
     selected_agents: list[ModelName | AgentChoice] | None = Field(None, min_length=1, max_length=MAX_AGENTS)
     chairman: ModelName | None = None
     chairman_fallbacks: list[ModelName] = Field(default_factory=list, max_length=8)
@@ -73,12 +84,10 @@ class CreateSession(_Body):
     @field_validator("question")
     @classmethod
     def _question_has_words(cls, value: str) -> str:
-        if len(value.encode("utf-8", "surrogatepass")) > MAX_QUESTION_BYTES:
+        if len(value.encode()) > MAX_QUESTION_BYTES:
             raise PayloadTooLargeError(f"a question may have {MAX_QUESTION_BYTES // 1024} KiB at most")
         if not value.strip():
             raise ValueError("the question is empty")
-        if any(0xD800 <= ord(char) <= 0xDFFF for char in value):
-            raise ValueError("the question is not valid Unicode (a lone surrogate)")
         return value
 
     @property

@@ -6,11 +6,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
+import aiohttp
 import httpx
 import msgspec
 
 from common import errors
-from common.http_client import make_client
+from common.http_client import make_client, make_transport
 from common.protocol import (
     EmbedResponse,
     EngineInfo,
@@ -25,7 +26,11 @@ from common.protocol import (
 
 _T = TypeVar("_T")
 _JSON = {"content-type": "application/json"}
+_GENERATE = "/api/generate"
+_PULL = "/api/models/pull"
 _CONTROL_TIMEOUT_S = 4.0
+# The transport translates most of aiohttp's exceptions, not all of them.
+_TRANSPORT_ERRORS = (httpx.HTTPError, httpx.StreamError, aiohttp.ClientError, OSError)
 
 
 class _Models(msgspec.Struct, frozen=True):
@@ -49,7 +54,14 @@ class NodeClient:
         self.name = name
         self.url = url.rstrip("/")
         headers = {"authorization": f"Bearer {key}"} if key else {}
-        self._client = make_client(self.url, connect_timeout_s=connect_timeout_s, headers=headers)
+        self._transport = make_transport()
+        self._client = make_client(
+            self.url, connect_timeout_s=connect_timeout_s, headers=headers, transport=self._transport
+        )
+        # Of every streamed call, made once: merging them anew takes longer than sending the request.
+        self._headers = [*self._client.headers.items(), *_JSON.items()]
+        self._extensions = {"timeout": self._client.timeout.as_dict()}
+        self._urls = {path: httpx.URL(self.url + path) for path in (_GENERATE, _PULL)}
 
     async def aclose(self) -> None:
         await self._client.aclose()
@@ -77,10 +89,8 @@ class NodeClient:
     @asynccontextmanager
     async def pull(self, model: str) -> AsyncIterator[AsyncIterator[bytes]]:
         """Lines of progress while the node fetches a model."""
-        async with self._stream(
-            "/api/models/pull", encoder.encode({"model": model, "stream": True})
-        ) as response:
-            yield _lines(response)
+        async with self._stream(_PULL, encoder.encode({"model": model, "stream": True})) as reads:
+            yield _lines(reads)
 
     @asynccontextmanager
     async def generate(
@@ -90,19 +100,23 @@ class NodeClient:
 
         An end of the bytes is the end of the iterator: whether the last message came is the caller's to see.
         """
-        async with self._stream("/api/generate", encoder.encode(request), traceparent) as response:
+        try:
+            body = encoder.encode(request)
+        except (UnicodeEncodeError, RecursionError, TypeError) as error:
+            raise errors.InvalidRequestError(f"the call cannot be written as JSON: {error}") from error
+        async with self._stream("/api/generate", body, traceparent) as response:
             yield self._messages(response)
 
     async def _messages(self, response: httpx.Response) -> AsyncIterator[list[StreamMessage]]:
         splitter = LineSplitter()
         try:
-            async for data in response.aiter_raw():
+            async for data in reads:
                 lines = splitter.feed(data)
                 if lines:
                     yield [stream_decoder.decode(line) for line in lines]
             if splitter.rest:
                 yield [stream_decoder.decode(splitter.rest)]
-        except (httpx.TransportError, httpx.StreamError) as error:
+        except _TRANSPORT_ERRORS as error:
             raise errors.StreamCutError(
                 f"the connection to {self.name} broke in the middle of an answer", node=self.name
             ) from error
@@ -114,20 +128,30 @@ class NodeClient:
     @asynccontextmanager
     async def _stream(
         self, path: str, body: bytes, traceparent: str | None = None
-    ) -> AsyncIterator[httpx.Response]:
-        headers = {**_JSON, "traceparent": traceparent} if traceparent else _JSON
-        request = self._client.build_request("POST", path, content=body, headers=headers)
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        """The raw reads of an answer, past the client's layers for redirects, cookies and authentication."""
+        headers = [*self._headers, ("traceparent", traceparent)] if traceparent else self._headers
+        request = httpx.Request(
+            "POST", self._urls[path], headers=headers, content=body, extensions=self._extensions
+        )
         try:
-            response = await self._client.send(request, stream=True)
-        except httpx.TransportError as error:
+            response = await self._transport.handle_async_request(request)
+        except _TRANSPORT_ERRORS as error:
             raise self._unreachable(error) from error
         try:
             if response.status_code != 200:
-                await response.aread()
-                raise self._failure(response)
-            yield response
+                raise await self._refused(response)
+            assert isinstance(response.stream, httpx.AsyncByteStream)
+            yield response.stream.__aiter__()
         finally:
             await response.aclose()
+
+    async def _refused(self, response: httpx.Response) -> errors.CouncilError:
+        try:
+            await response.aread()
+        except _TRANSPORT_ERRORS as error:
+            return self._unreachable(error)
+        return self._failure(response)
 
     async def _request(
         self,
@@ -142,7 +166,7 @@ class NodeClient:
             response = await self._client.request(
                 method, path, content=content, headers=_JSON if content else None, timeout=timeout_s
             )
-        except httpx.TransportError as error:
+        except _TRANSPORT_ERRORS as error:
             raise self._unreachable(error) from error
         if response.status_code not in accept:
             raise self._failure(response)
@@ -177,9 +201,9 @@ class NodeClient:
             ) from error
 
 
-async def _lines(response: httpx.Response) -> AsyncIterator[bytes]:
+async def _lines(reads: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     splitter = LineSplitter()
-    async for data in response.aiter_raw():
+    async for data in reads:
         for line in splitter.feed(data):
             yield line
     if splitter.rest:

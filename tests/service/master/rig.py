@@ -35,6 +35,7 @@ class Rig:
     master: Program
     client: httpx.AsyncClient
     stack: AsyncExitStack = field(default_factory=AsyncExitStack)
+    _read: dict[Path, int] = field(default_factory=dict)
 
     # -- asking -------------------------------------------------------------------------------------------
 
@@ -108,9 +109,13 @@ class Rig:
         return sorted(self.folder.glob("*.log"))
 
     def assert_no_traceback(self) -> None:
+        """No program has left one in its log since the last time this was asked."""
         for log in self.logs:
-            text = log.read_text(errors="replace")
-            assert "Traceback" not in text and "Task exception" not in text, f"{log.name}:\n{text[-4000:]}"
+            data = log.read_bytes()
+            text = data[self._read.get(log, 0) :].decode(errors="replace")
+            self._read[log] = len(data)
+            found = [line for line in text.splitlines() if "Traceback" in line or "Task exception" in line]
+            assert not found, f"{log.name}: {found[0][:300]} … {found[0][-700:]}"
 
     async def forget(self) -> None:
         """Make the stand-in as new; the master keeps what it learned."""
@@ -187,7 +192,8 @@ def assert_honest(session: dict[str, Any]) -> None:
     for ballot in session["ballots"]:
         judged = [one["agent_id"] for one in ballot["rankings"]]
         if ballot["abstained"]:
-            assert judged == [] and ballot["reason"]
+            assert judged == []
+            assert ballot["reason"]
         else:
             assert sorted(judged) == sorted(set(answered) - {ballot["reviewer"]})
             assert all(type(one["score"]) is int and 1 <= one["score"] <= 10 for one in ballot["rankings"])
@@ -195,7 +201,8 @@ def assert_honest(session: dict[str, Any]) -> None:
         assert session["result"] in ("full", "degraded", "single")
         assert session["error"] is None
         if session["result"] == "single":
-            assert session["synthesis"] is None and session["top_answer"] == answered[0]
+            assert session["synthesis"] is None
+            assert session["top_answer"] == answered[0]
         else:
             assert session["synthesis"]["text"].strip()
         if session["result"] == "full":
@@ -204,7 +211,8 @@ def assert_honest(session: dict[str, Any]) -> None:
     else:
         assert session["result"] is None
     if session["state"] == "failed":
-        assert session["error"]["code"] and session["error"]["detail"]
+        assert session["error"]["code"]
+        assert session["error"]["detail"]
     _assert_sums(session)
 
 
