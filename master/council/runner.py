@@ -74,8 +74,9 @@ class SessionRunner:
         self._cancelled = True
         self._changed.set()
 
-    def reopened(self) -> None:
-        """The core was given a retry: events go on, and a cancellation of the last run is forgotten."""
+    def reopened(self, session: Session) -> None:
+        """Go on with a core that was given a retry; a cancellation of the last run is forgotten."""
+        self.session = session
         self._cancelled = False
         self._saved_state = ""
         self.completed_at = None
@@ -110,6 +111,8 @@ class SessionRunner:
         try:
             while not self.session.state.is_over:
                 if self._cancelled:
+                    # Kept before the calls are stopped: a master that dies over them must not resume.
+                    await self._commit(lambda: self._store.cancelling(self.id))
                     await _cancel_all(calls)
                     self._publish(self.session.cancel())
                     break

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import hashlib
 import time
 from collections.abc import AsyncIterator
@@ -257,9 +258,11 @@ class CouncilService:
             await runner.reserve_seq()
         if self.active >= self._settings.max_active_sessions:
             raise QueueFullError(f"{self.active} sessions run already", retry_after_s=10.0)
-        events = runner.session.retry(agent_id)
-        await self._store.sessions.reopen(session_id, runner.session.run, agent_id)
-        runner.reopened()
+        # On a copy: where the run cannot be opened (a busy conversation, a full disk), nothing has moved.
+        reopened = copy.deepcopy(runner.session)
+        events = reopened.retry(agent_id)
+        await self._store.sessions.reopen(session_id, reopened.run, agent_id)
+        runner.reopened(reopened)
         self._start(runner, events)
         return runner.view()
 

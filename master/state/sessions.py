@@ -180,6 +180,11 @@ class SessionRepository:
         async with self._db.write() as db:
             await db.execute(update(SessionRow).where(SessionRow.id == session_id).values(**values))
 
+    async def cancelling(self, session_id: str) -> None:
+        """Keep that a session is being cancelled: whatever happens now, it ends as that."""
+        async with self._db.write() as db:
+            await db.execute(update(SessionRow).where(SessionRow.id == session_id).values(cancelled=True))
+
     async def reopen(self, session_id: str, run: int, agent_id: str) -> None:
         """Keep that a run was opened for an agent. Raises `ConflictError` when the conversation is busy."""
         values = {

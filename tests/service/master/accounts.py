@@ -1,0 +1,39 @@
+"""What the database and the engine say of the same calls: both are read beside the master, to be compared."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from tests.service.master.rig import CHAIRMAN
+from tests.standin.journal import CallRecord
+
+Attempt = dict[str, Any]
+
+
+def rows(data_dir: Path, query: str = "SELECT * FROM attempts") -> list[dict[str, Any]]:
+    """What is committed, read beside the master or after its death."""
+    file = data_dir / "council.db"
+    if not file.exists():
+        return []
+    connection = sqlite3.connect(f"file:{file}?mode=ro", uri=True, timeout=10.0)
+    try:
+        connection.row_factory = sqlite3.Row
+        return [dict(row) for row in connection.execute(query)]
+    finally:
+        connection.close()
+
+
+def calls_of(attempts: list[dict[str, Any]], *outcomes: str) -> Counter[tuple[str, str]]:
+    """How many attempts with these outcomes each (stage, model) has."""
+    return Counter((one["stage"], one["model"]) for one in attempts if one["outcome"] in outcomes)
+
+
+def stage_of(call: CallRecord, chairmen: Iterable[str] = (CHAIRMAN, "deputy")) -> str:
+    """The stage of an engine call: ballots have a schema, chairmen do nothing but preside."""
+    if call.format_present:
+        return "review"
+    return "synthesis" if call.model in chairmen else "opinions"
