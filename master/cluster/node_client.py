@@ -104,10 +104,10 @@ class NodeClient:
             body = encoder.encode(request)
         except (UnicodeEncodeError, RecursionError, TypeError) as error:
             raise errors.InvalidRequestError(f"the call cannot be written as JSON: {error}") from error
-        async with self._stream("/api/generate", body, traceparent) as response:
-            yield self._messages(response)
+        async with self._stream(_GENERATE, body, traceparent) as reads:
+            yield self._messages(reads)
 
-    async def _messages(self, response: httpx.Response) -> AsyncIterator[list[StreamMessage]]:
+    async def _messages(self, reads: AsyncIterator[bytes]) -> AsyncIterator[list[StreamMessage]]:
         splitter = LineSplitter()
         try:
             async for data in reads:
