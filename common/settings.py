@@ -41,7 +41,7 @@ class _Program(BaseSettings):
 
     data_dir: Path = Field(default_factory=default_data_dir, description="Folder of everything that is kept.")
     insecure_lan: bool = Field(
-        False, description="Serve other machines without a key. Only on a trusted LAN."
+        False, description="Serve other machines without a key. Only on a LAN that you trust entirely."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level logged.")
     log_format: Literal["auto", "json", "console"] = Field(
@@ -146,20 +146,43 @@ def read_config(config: Path | None) -> dict[str, dict[str, Any]]:
 class NodeSettings(_Program):
     """The worker node. Names of Ollama are read as Ollama's users know them."""
 
-    host: str = Field("127.0.0.1", validation_alias=env("COUNCIL_NODE_HOST", field="host"))
-    port: int = Field(8001, ge=0, le=65535, validation_alias=env("COUNCIL_NODE_PORT", field="port"))
-    name: str | None = Field(None, validation_alias=env("COUNCIL_NODE_NAME", field="name"))
-    key: str | None = Field(None, validation_alias=env("COUNCIL_NODE_KEY", field="key"))
+    host: str = Field(
+        "127.0.0.1",
+        validation_alias=env("COUNCIL_NODE_HOST", field="host"),
+        description="Address to listen on; 0.0.0.0 for the whole LAN, which takes a key.",
+    )
+    port: int = Field(
+        8001,
+        ge=0,
+        le=65535,
+        validation_alias=env("COUNCIL_NODE_PORT", field="port"),
+        description="Port to listen on; 0 takes a free one.",
+    )
+    name: str | None = Field(
+        None,
+        validation_alias=env("COUNCIL_NODE_NAME", field="name"),
+        description="What the node calls itself; this machine's name when unset.",
+    )
+    key: str | None = Field(
+        None,
+        validation_alias=env("COUNCIL_NODE_KEY", field="key"),
+        description="Key that the master has to send; once it is set, asked for on loopback as well.",
+    )
     engine: Literal["auto", "ollama", "openai", "embedded"] = Field(
         "auto",
         validation_alias=env("COUNCIL_NODE_ENGINE", field="engine"),
-        description="`auto`: Ollama where it answers, else the embedded llama.cpp.",
+        description="`auto`: the Ollama or OpenAI-compatible server whose address is set, else an Ollama on this "
+        "machine, else the embedded llama.cpp.",
     )
     ollama_base_url: str | None = Field(
-        None, validation_alias=env("OLLAMA_BASE_URL", field="ollama_base_url")
+        None,
+        validation_alias=env("OLLAMA_BASE_URL", field="ollama_base_url"),
+        description="Address of the main Ollama; http://127.0.0.1:11434 is tried when unset.",
     )
     ollama_background_base_url: str | None = Field(
-        None, validation_alias=env("OLLAMA_BACKGROUND_BASE_URL", field="ollama_background_base_url")
+        None,
+        validation_alias=env("OLLAMA_BACKGROUND_BASE_URL", field="ollama_background_base_url"),
+        description="Address of a second Ollama, the engine named `background`; no such engine when unset.",
     )
     openai_base_url: str | None = Field(
         None,
@@ -167,13 +190,23 @@ class NodeSettings(_Program):
         description="llama-server, vLLM or LM Studio, up to and including /v1.",
     )
     openai_api_key: str | None = Field(
-        None, validation_alias=env("COUNCIL_OPENAI_API_KEY", field="openai_api_key")
+        None,
+        validation_alias=env("COUNCIL_OPENAI_API_KEY", field="openai_api_key"),
+        description="Key that the OpenAI-compatible server asks for, if it does.",
     )
     num_parallel: int = Field(
-        5, ge=1, le=256, validation_alias=env("OLLAMA_NUM_PARALLEL", field="num_parallel")
+        5,
+        ge=1,
+        le=256,
+        validation_alias=env("OLLAMA_NUM_PARALLEL", field="num_parallel"),
+        description="Calls of one model that run at once. Start Ollama with the same value.",
     )
     max_loaded_models: int = Field(
-        5, ge=1, le=256, validation_alias=env("OLLAMA_MAX_LOADED_MODELS", field="max_loaded_models")
+        5,
+        ge=1,
+        le=256,
+        validation_alias=env("OLLAMA_MAX_LOADED_MODELS", field="max_loaded_models"),
+        description="Models of one engine that are in use at once. Start Ollama with the same value.",
     )
     context_length: int = Field(
         8192,
@@ -193,16 +226,22 @@ class NodeSettings(_Program):
         description="GGUF files for the embedded engine; `models` in the data folder when unset.",
     )
     queue_timeout_s: float = Field(
-        600.0, gt=0, validation_alias=env("COUNCIL_NODE_QUEUE_TIMEOUT", field="queue_timeout_s")
+        600.0,
+        gt=0,
+        validation_alias=env("COUNCIL_NODE_QUEUE_TIMEOUT", field="queue_timeout_s"),
+        description="Longest wait for a slot of this node (seconds).",
     )
     load_timeout_s: float = Field(
-        300.0, gt=0, validation_alias=env("COUNCIL_NODE_LOAD_TIMEOUT", field="load_timeout_s")
+        300.0,
+        gt=0,
+        validation_alias=env("COUNCIL_NODE_LOAD_TIMEOUT", field="load_timeout_s"),
+        description="Longest load of a model (seconds).",
     )
     drain_timeout_s: float = Field(
         30.0,
         ge=0,
         validation_alias=env("COUNCIL_NODE_DRAIN_TIMEOUT", field="drain_timeout_s"),
-        description="After SIGTERM: how long running calls may go on.",
+        description="After SIGTERM: how long running calls may go on (seconds).",
     )
 
     @property
@@ -213,10 +252,16 @@ class NodeSettings(_Program):
 class MasterSettings(_Program):
     """The master: API, page, council and cluster."""
 
-    host: str = "127.0.0.1"
-    port: int = Field(8000, ge=0, le=65535)
-    name: str = "master"
-    key: str | None = Field(None, description="Key that people and programs need off loopback.")
+    host: str = Field(
+        "127.0.0.1", description="Address to listen on; 0.0.0.0 for the whole LAN, which takes a key."
+    )
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    name: str = Field("master", description="What the master calls itself in `/health`.")
+    key: str | None = Field(
+        None,
+        description="Key that people and programs need when the master listens off loopback; at least 16 "
+        "characters.",
+    )
     database_url: str | None = Field(
         None, description="SQLAlchemy URL; SQLite in the data folder when unset."
     )
@@ -225,21 +270,29 @@ class MasterSettings(_Program):
         description="Worker nodes, `URL` or `NAME=URL` or `NAME=URL#KEY`; more by `council worker add`.",
     )
     generation_timeout_s: float = Field(
-        120.0, gt=0, validation_alias=env("GENERATION_TIMEOUT", field="generation_timeout_s")
+        120.0,
+        gt=0,
+        validation_alias=env("GENERATION_TIMEOUT", field="generation_timeout_s"),
+        description="Longest generation (seconds), counted from the moment the call holds its slot and the "
+        "model is loaded.",
     )
     first_token_timeout_s: float = Field(
         60.0, gt=0, description="From `started` to the first text (seconds); reading a prompt counts here."
     )
     stall_timeout_s: float = Field(
-        30.0, gt=0, description="Longest silence of the model after its first text."
+        30.0, gt=0, description="Longest silence of a model after its first text (seconds)."
     )
     queue_timeout_s: float = Field(600.0, gt=0, description="Longest wait for a slot (seconds).")
     load_timeout_s: float = Field(300.0, gt=0, description="Longest load of a model (seconds).")
     no_node_timeout_s: float = Field(
-        15.0, ge=0, description="How long a call waits for a node to come back when none has its model."
+        15.0,
+        ge=0,
+        description="How long a call waits for a node to come back when none has its model (seconds).",
     )
     heartbeat_s: float = Field(
-        2.0, gt=0, description="How often each node is asked for its health and models."
+        2.0,
+        gt=0,
+        description="How often each node is asked for its health and models (every so many seconds).",
     )
     max_waiting_calls: int = Field(1000, ge=1, description="Calls that may wait for a node; more get 503.")
     max_active_sessions: int = Field(64, ge=1, description="Sessions that run at once; more get 503.")
@@ -251,10 +304,12 @@ class MasterSettings(_Program):
         description="Chairman when the question names none.",
     )
     ollama_background_model: str | None = Field(
-        None, validation_alias=env("OLLAMA_BACKGROUND_MODEL", field="ollama_background_model")
+        None,
+        validation_alias=env("OLLAMA_BACKGROUND_MODEL", field="ollama_background_model"),
+        description="Model of background work. Read and checked, but nothing uses it yet.",
     )
     event_retention_s: float = Field(
-        600.0, ge=0, description="How long events are held after a session's end."
+        600.0, ge=0, description="How long events are held after a session's end (seconds)."
     )
 
     @field_validator("key")
