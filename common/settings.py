@@ -171,8 +171,8 @@ class NodeSettings(_Program):
     engine: Literal["auto", "ollama", "openai", "embedded"] = Field(
         "auto",
         validation_alias=env("COUNCIL_NODE_ENGINE", field="engine"),
-        description="`auto`: the Ollama or OpenAI-compatible server whose address is set, else an Ollama on this "
-        "machine, else the embedded llama.cpp.",
+        description="`auto`: the Ollama or OpenAI-compatible server whose address is set, else an Ollama on "
+        "this machine, else the embedded llama.cpp.",
     )
     ollama_base_url: str | None = Field(
         None,
