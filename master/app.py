@@ -43,6 +43,7 @@ def create_app(settings: MasterSettings) -> FastAPI:
         version=__version__,
         summary="A council of local language models on the PCs you already own.",
         lifespan=lifespan,
+        docs_url=None,  # its page would load scripts from another host
         redoc_url=None,
     )
     app.state.access = access

@@ -55,7 +55,7 @@ class PageHeaders:
         self._headers = [(name.lower().encode(), value.encode()) for name, value in policy.items()]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"].startswith(("/v1/", "/docs")):
+        if scope["type"] != "http" or scope["path"].startswith("/v1/"):
             await self._app(scope, receive, send)
             return
 

@@ -69,7 +69,7 @@ def _from_status(error: HTTPException) -> CouncilError:
     if isinstance(error.__cause__, CouncilError):  # FastAPI wraps what reading the body raised
         return error.__cause__
     if error.status_code == 404:
-        return NotFoundError("no such address; see /docs for what there is")
+        return NotFoundError("no such address; /openapi.json lists what there is")
     if error.status_code == 400:
         return MalformedBodyError("the body cannot be read; send JSON in UTF-8")
     known: dict[int, type[CouncilError]] = {409: ConflictError, 422: InvalidRequestError}
