@@ -9,14 +9,12 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
 import msgspec
 
 from common.errors import (
     ConflictError,
     InvalidRequestError,
-    ModelUnavailableError,
     QueueFullError,
 )
 from common.logs import get_logger
@@ -24,8 +22,9 @@ from common.settings import MasterSettings
 from common.telemetry import TraceContext
 from master.cluster.dispatch import Dispatcher
 from master.cluster.registry import Registry
-from master.council.choice import Candidate, choose_agents, choose_chairman
-from master.council.plan import SessionPlan, Turn, seats_of
+from master.council import cached
+from master.council.plan import SessionPlan
+from master.council.planning import Planner
 from master.council.runner import SessionRunner
 from master.council.session import Session
 from master.council.states import State
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
     from master.api.schemas import CreateSession
 
 _log = get_logger(__name__)
-_FIRST_MODELS_S = 30.0
 
 
 class CouncilService:
@@ -48,8 +46,8 @@ class CouncilService:
     ) -> None:
         self._settings = settings
         self._store = store
-        self._registry = registry
         self._dispatcher = dispatcher
+        self._planner = Planner(settings, registry, store.sessions)
         self._runners: dict[str, SessionRunner] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._forget: dict[str, asyncio.TimerHandle] = {}
@@ -76,6 +74,8 @@ class CouncilService:
         for session_id in await self._store.sessions.unfinished():
             await self._store.sessions.interrupt_running(session_id, time.time())
             stored = await self._store.sessions.load(session_id)
+            if stored.cached:
+                raise ConflictError("this result came from the cache and has no calls; ask again without it")
             runner = self._runner(self._rebuild(stored), seq_head=stored.seq_head + 1)
             await runner.reserve_seq()
             _log.info("session resumed", session_id=session_id, attempts=len(stored.records))
@@ -105,19 +105,43 @@ class CouncilService:
             raise QueueFullError(
                 f"{self.active} sessions run already; try again when one has ended", retry_after_s=10.0
             )
-        plan = await self._plan(request)
+        plan = await self._planner.plan(request)
+        cache_key = cached.key_of(plan) if request.cache else None
         try:
-            await self._store.sessions.create(plan, idempotency_key=idempotency_key, body_hash=body_hash)
+            await self._store.sessions.create(
+                plan, idempotency_key=idempotency_key, body_hash=body_hash, cache_key=cache_key
+            )
         except ConflictError:
             known = await self._known(idempotency_key, body_hash) if idempotency_key is not None else None
             if known is None:
                 raise
             return known
+        if cache_key is not None:
+            given_again = await self._give_again(plan, cache_key)
+            if given_again is not None:
+                return None, given_again
         session = Session(plan)
         runner = self._runner(session, seq_head=0, trace=TraceContext.parse(traceparent))
         await runner.reserve_seq()
         self._start(runner, session.start())
         return runner, runner.view()
+
+    async def _give_again(self, plan: SessionPlan, cache_key: str) -> CouncilSession | None:
+        """The result of an equal council that was asked before, as a session of its own that cost nothing."""
+        found = await self._store.sessions.cached_result(cache_key)
+        if found is None or found.snapshot is None:
+            return None
+        shown = cached.copy_of(CouncilSession.model_validate(found.snapshot), plan, time.time())
+        await self._store.sessions.set_state(
+            shown.id,
+            shown.state,
+            result=shown.result,
+            completed_at=shown.completed_at,
+            snapshot=shown.model_dump(mode="json"),
+            answer=shown.answer,
+            cached=True,
+        )
+        return shown
 
     async def _known(
         self, idempotency_key: str, body_hash: str
@@ -129,91 +153,6 @@ class CouncilService:
         if known_hash != body_hash:
             raise InvalidRequestError("this Idempotency-Key was used with another body; use a new one")
         return self._runners.get(session_id), await self.get(session_id)
-
-    async def _plan(self, request: CreateSession) -> SessionPlan:
-        candidates = await self._candidates()
-        chosen = request.agents
-        if chosen is None:
-            names = choose_agents(candidates, self._settings.default_agents)
-            if not names:
-                raise ModelUnavailableError(
-                    "the cluster has no model yet; add a node with `council worker add`, or a model with "
-                    "`council models pull`"
-                )
-            pairs: list[tuple[str, str | None]] = [(name, None) for name in names]
-        else:
-            pairs = [(one.model, one.persona or None) for one in chosen]
-        seats = seats_of(pairs)
-        models = [seat.model for seat in seats]
-        chairman = request.chairman or choose_chairman(candidates, models, self._settings.ollama_model)
-        if chairman is None:
-            raise AssertionError("a council has seats, and so a chairman")
-        needed = list(dict.fromkeys([*models, chairman]))
-        missing = [name for name in needed if not self._registry.nodes_with(name)]
-        if missing:
-            have = ", ".join(sorted(one.name for one in candidates)) or "none"
-            raise ModelUnavailableError(
-                f"no node has {', '.join(missing)}; the cluster has: {have}. "
-                "Fetch a model with `council models pull NAME`",
-                model=missing[0],
-            )
-        if request.quorum is not None and request.quorum > len(seats):
-            raise InvalidRequestError(f"a quorum of {request.quorum} cannot be met by {len(seats)} agents")
-        conversation_id = str(request.conversation_id) if request.conversation_id else None
-        history: tuple[Turn, ...] = ()
-        if conversation_id is not None:
-            turns = await self._store.sessions.history(conversation_id)
-            history = tuple(Turn(question, answer) for question, answer in turns)
-        everyone = [*needed, *request.chairman_fallbacks]
-        return SessionPlan(
-            session_id=str(uuid4()),
-            conversation_id=conversation_id or str(uuid4()),
-            question=request.question,
-            seats=seats,
-            chairman=chairman,
-            chairman_fallbacks=tuple(request.chairman_fallbacks),
-            quorum=request.quorum or 1,
-            history=history,
-            options=request.options.as_dict(),
-            contexts=self._contexts(everyone),
-            created_at=time.time(),
-            practice=any(self._is_practice(name) for name in needed),
-        )
-
-    async def _candidates(self) -> list[Candidate]:
-        """Models of the answering nodes; right after a start it waits for the nodes' first answers."""
-        await self._registry.settled(_FIRST_MODELS_S)
-        found: dict[str, Candidate] = {}
-        for node in self._registry.nodes.values():
-            for model in node.models if node.answers and not node.draining else ():
-                known = found.get(model.name)
-                found[model.name] = Candidate(
-                    model.name,
-                    model.size,
-                    model.resident or (known is not None and known.resident),
-                    not model.capabilities or "completion" in model.capabilities,
-                )
-        return list(found.values())
-
-    def _contexts(self, models: list[str]) -> dict[str, int]:
-        """The smallest slot that each model may meet in the cluster, in tokens."""
-        contexts: dict[str, int] = {}
-        for name in models:
-            sizes = [
-                model.context_length
-                for node in self._registry.nodes_with(name)
-                if (model := node.model(name)) is not None
-            ]
-            if sizes:
-                contexts[name] = min(sizes)
-        return contexts
-
-    def _is_practice(self, name: str) -> bool:
-        return any(
-            model.practice
-            for node in self._registry.nodes_with(name)
-            if (model := node.model(name)) is not None
-        )
 
     # -- sessions that are there --------------------------------------------------------------------------
 
@@ -254,6 +193,8 @@ class CouncilService:
         runner = self._runners.get(session_id)
         if runner is None:
             stored = await self._store.sessions.load(session_id)
+            if stored.cached:
+                raise ConflictError("this result came from the cache and has no calls; ask again without it")
             runner = self._runner(self._rebuild(stored), seq_head=stored.seq_head + 1)
             await runner.reserve_seq()
         if self.active >= self._settings.max_active_sessions:
