@@ -14,9 +14,14 @@ NodeName = Annotated[str, typer.Argument(help="Name of the node.")]
 
 def add(
     node_url: Annotated[str, typer.Argument(metavar="URL", help="Address, http://192.168.1.20:8001.")],
-    name: Annotated[str | None, typer.Option("--name", help="Name; the node's own by default.")] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", help="Name; made from the address by default.")
+    ] = None,
     key: Annotated[str | None, typer.Option("--key", help="Key of the node (its COUNCIL_NODE_KEY).")] = None,
-    fingerprint: Annotated[str | None, typer.Option("--fingerprint", help="Of its certificate.")] = None,
+    fingerprint: Annotated[
+        str | None,
+        typer.Option("--fingerprint", help="Of its certificate; refused so far, since nodes speak HTTP."),
+    ] = None,
     url: UrlOption = None,
     master_key: Annotated[
         str | None, typer.Option("--master-key", envvar="COUNCIL_KEY", help="Key of the master.")
