@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +31,18 @@ def calls_of(attempts: list[dict[str, Any]], *outcomes: str) -> Counter[tuple[st
     return Counter((one["stage"], one["model"]) for one in attempts if one["outcome"] in outcomes)
 
 
-def stage_of(call: CallRecord, chairmen: Iterable[str] = (CHAIRMAN, "deputy")) -> str:
+def model_of(call: CallRecord) -> str:
+    """The model's name as the session has it: an engine adds the tag that everybody leaves out."""
+    return call.model.removesuffix(":latest")
+
+
+def stage_of(call: CallRecord) -> str:
     """The stage of an engine call: ballots have a schema, chairmen do nothing but preside."""
     if call.format_present:
         return "review"
-    return "synthesis" if call.model in chairmen else "opinions"
+    return "synthesis" if model_of(call) in (CHAIRMAN, "deputy") else "opinions"
+
+
+def place_of(call: CallRecord) -> tuple[str, str]:
+    """(stage, model), as `calls_of` counts attempts."""
+    return stage_of(call), model_of(call)

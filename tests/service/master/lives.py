@@ -48,7 +48,7 @@ class Nursery:
     ) -> Life:
         """A master that answers, or one that died before it could (its `exit_code` tells)."""
         assert self._process.stdin is not None
-        assert self._life is None or self._life.exit_code is not None
+        await self.close()
         listed = ",".join(f"{name}={url}" for name, url in nodes.items())
         order = {
             "argv": ["--port", "0", "--data-dir", str(data_dir), "--exit-with-parent"],
@@ -79,6 +79,7 @@ class Nursery:
         return await self.ended()
 
     async def close(self) -> None:
+        """End what a failed test may have left running."""
         if self._life is not None and self._life.exit_code is None:
             await self.stop(signal.SIGKILL)
 

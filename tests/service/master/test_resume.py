@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -10,11 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import pytest_asyncio
 
 from tests import processes
-from tests.service.master.accounts import calls_of, rows, stage_of
+from tests.service.master.accounts import calls_of, place_of, rows
 from tests.service.master.lives import KILLED, Life, Nursery, ask, nursery
 from tests.service.master.rig import CHAIRMAN, MODELS, SEATS, model
 from tests.standin import Fault, StandInOllama
@@ -30,7 +32,7 @@ pytestmark = [
 # the chairman says nothing and the deputy presides.
 COMMITS = Counter(create=1, reserve_seq=1, set_state=4, begin_attempt=10, finish_attempt=10)
 BOUNDARIES = [(number, when) for number in range(1, COMMITS.total() + 1) for when in ("before", "after")]
-SOME = [BOUNDARIES[place] for place in (0, 1, 3, 5, 9, 13, 18, 22, 25, 31, 36, 41, 44, 47, 50, 51)]
+SOME = [BOUNDARIES[place] for place in (0, 1, 3, 6, 13, 18, 25, 31, 36, 43, 50, 51)]
 
 
 def _eventful(request: dict[str, Any]) -> Reply | str:
@@ -123,9 +125,7 @@ async def _dies_and_resumes(place: Place, boundary: tuple[int, str]) -> None:
     attempts = rows(data_dir)
     _lost_nothing(committed, attempts)
     decided = ("done", "failed", "restarted")
-    again = Counter(
-        (stage_of(one), one.model) for one in place.calls()[before:] if one.outcome != "cancelled"
-    )
+    again = Counter(place_of(one) for one in place.calls()[before:] if one.outcome != "cancelled")
     assert again == calls_of(attempts, *decided) - calls_of(committed, *decided), "a finished call ran again"
     _adds_up(session, attempts, place.calls())
     assert (await place.lives.stop()).exit_code == 0
@@ -167,7 +167,7 @@ def _adds_up(session: dict[str, Any], attempts: list[dict[str, Any]], calls: lis
     assert usage["total_prompt_tokens"] == sum(row["prompt_tokens"] for row in attempts)
     assert usage["total_completion_tokens"] == sum(row["completion_tokens"] for row in attempts)
     reported = Counter(
-        (stage_of(one), one.model, one.prompt_eval_count or 0, one.eval_count or 0)
+        (*place_of(one), one.prompt_eval_count or 0, one.eval_count or 0)
         for one in calls
         if one.outcome == "done"
     )
@@ -194,3 +194,148 @@ async def test_a_master_killed_at_any_commit_ends_its_session_whole(
     place: Place, boundary: tuple[int, str]
 ) -> None:
     await _dies_and_resumes(place, boundary)
+
+
+# -- retries, cancellations, keys, an orderly stop --------------------------------------------------------
+
+
+async def _follow(url: str, session_id: str) -> dict[str, Any]:
+    """The session once its events have ended."""
+    address = f"/api/council/sessions/{session_id}"
+    async with httpx.AsyncClient(base_url=url, timeout=60.0, trust_env=False) as client:
+        headers = {"accept": "text/event-stream"}
+        async with client.stream("GET", f"{address}/events", headers=headers) as response:
+            async for _ in response.aiter_raw():
+                continue
+        session: dict[str, Any] = (await client.get(address)).json()
+    return session
+
+
+async def _writes(url: str, session_id: str, agent_id: str, pieces: int = 1) -> None:
+    """Wait until so many pieces of an agent's text have come."""
+    address = f"{url}/api/council/sessions/{session_id}/events"
+    async with httpx.AsyncClient(timeout=60.0, trust_env=False) as client:
+        async with client.stream("GET", address, headers={"accept": "text/event-stream"}) as response:
+            async for line in response.aiter_lines():
+                pieces -= '"call.delta"' in line and f'"{agent_id}"' in line
+                if pieces <= 0:
+                    return
+    raise AssertionError("the session ended before")
+
+
+async def _post(url: str, path: str, **more: Any) -> httpx.Response | None:
+    """A request that the master may die over."""
+    async with httpx.AsyncClient(base_url=url, timeout=60.0, trust_env=False) as client:
+        try:
+            return await client.post(f"/api/council/sessions{path}", **more)
+        except httpx.TransportError:
+            return None
+
+
+# A retry of m3 in a fresh life: 1 reserve_seq, 2 reopen, 3 set_state, 4 and 5 its opinion, 6 set_state, the
+# ballots of the two others with a repair, set_state, the two chairmen, set_state.
+@pytest.mark.parametrize(
+    "boundary", [(2, "before"), (2, "after"), (4, "after"), (5, "after"), (9, "before"), (18, "before")]
+)
+async def test_a_master_killed_during_a_retry_ends_the_run_that_was_opened(
+    place: Place, boundary: tuple[int, str]
+) -> None:
+    data_dir = place.fresh()
+    first = await ask((await place.start(data_dir)).url, QUESTION, key="k")
+    assert first is not None
+    assert (await place.lives.stop()).exit_code == 0
+    life = await place.start(data_dir, boundary)
+    await _post(life.url, f"/{first['id']}/agents/agent_3/retry")
+    assert (await place.lives.ended()).exit_code == KILLED
+    await place.quiet()
+    committed = rows(data_dir)
+    before = len(place.calls())
+
+    life = await place.start(data_dir)
+    session = await _follow(life.url, first["id"])
+    _is_whole(session)
+    assert session["run"] == (1 if boundary == (2, "before") else 2)
+    assert session["agents"][0]["opinion"] == first["agents"][0]["opinion"]
+    attempts = rows(data_dir)
+    _lost_nothing(committed, attempts)
+    again = Counter(place_of(one) for one in place.calls()[before:])
+    assert again == calls_of(attempts, "done") - calls_of(committed, "done")
+    _adds_up(session, attempts, place.calls())
+    if session["run"] == 2:
+        second = [row for row in attempts if row["run"] == 2]
+        assert {one["agent_id"] for one in second if one["stage"] == "opinions"} == {"agent_3"}
+        assert {one["agent_id"] for one in second if one["stage"] == "review"} == {"agent_1", "agent_2"}
+        assert [row["run"] for row in rows(data_dir, "SELECT run FROM session_retries")] == [2]
+
+
+# A lone agent that never stops: 1 create, 2 reserve_seq, 3 set_state, 4 begin, and with the cancellation
+# 5 cancelling, 6 finish, 7 set_state.
+@pytest.mark.parametrize("boundary", [(number, when) for number in (5, 6, 7) for when in ("before", "after")])
+async def test_a_master_killed_over_a_cancellation_does_not_take_it_back(
+    place: Place, boundary: tuple[int, str]
+) -> None:
+    data_dir = place.fresh()
+    place.standin.add_faults(Fault("endless", model="m3"))
+    life = await place.start(data_dir, boundary)
+    opened = await _post(life.url, "", json={**QUESTION, "selected_agents": ["m3"]})
+    assert opened is not None
+    session_id = opened.json()["id"]
+    await _writes(life.url, session_id, "agent_1")
+    await _post(life.url, f"/{session_id}/cancel")
+    assert (await place.lives.ended()).exit_code == KILLED
+    await place.quiet()
+    calls = len(place.calls())
+
+    life = await place.start(data_dir)
+    session = await _follow(life.url, session_id)
+    attempts = rows(data_dir)
+    if boundary == (5, "before"):  # nobody was told of the cancellation, and nothing was kept of it
+        assert (session["state"], session["result"]) == ("completed", "single")
+        assert [row["outcome"] for row in attempts] == ["interrupted", "done"]
+        return
+    assert (session["state"], session["result"]) == ("cancelled", None)
+    assert session["completed_at"] is not None
+    assert len(place.calls()) == calls, "a cancelled session called again"
+    assert [row["outcome"] for row in attempts] == [
+        "interrupted" if boundary in [(5, "after"), (6, "before")] else "cancelled"
+    ]
+    assert all(row["usage_unknown"] for row in attempts)
+    again = await _post(life.url, f"/{session_id}/cancel")
+    assert again is not None
+    assert again.status_code == 409
+
+
+async def test_a_key_sent_again_after_a_crash_attaches_to_the_session_that_it_opened(place: Place) -> None:
+    data_dir = place.fresh()
+    life = await place.start(data_dir, (7, "after"))
+    assert await ask(life.url, QUESTION, key="once") is None
+    await place.lives.ended()
+    life = await place.start(data_dir)
+    twins = await asyncio.gather(*(ask(life.url, QUESTION, key="once") for _ in range(4)))
+    assert len({one["id"] for one in twins if one is not None}) == 1
+    other = await _post(life.url, "", json={**QUESTION, "quorum": 2}, headers={"idempotency-key": "once"})
+    assert other is not None
+    assert other.status_code == 422
+    assert len(rows(data_dir, "SELECT id FROM sessions")) == 1
+
+
+async def test_a_master_stopped_in_order_leaves_a_session_that_goes_on_in_the_next(place: Place) -> None:
+    data_dir = place.fresh()
+    place.standin.add_faults(Fault("stall", model="m3", after_tokens=3, has_format=False))
+    life = await place.start(data_dir)
+    opened = await _post(life.url, "", json=QUESTION)
+    assert opened is not None
+    await place.standin.until(lambda s: len(s.calls(kind="chat", outcome="done")) == 2)
+    await _writes(life.url, opened.json()["id"], "agent_3", pieces=3)
+    ended = await place.lives.stop()
+    assert ended.exit_code == 0
+    await place.quiet()
+    committed = rows(data_dir)
+    assert calls_of(committed, "done") == {("opinions", "m1"): 1, ("opinions", "m2"): 1}
+
+    life = await place.start(data_dir)
+    session = await _follow(life.url, opened.json()["id"])
+    _is_whole(session)
+    _lost_nothing(committed, rows(data_dir))
+    _adds_up(session, rows(data_dir), place.calls())
+    assert calls_of(rows(data_dir), "done")["opinions", "m1"] == 1
