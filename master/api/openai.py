@@ -6,9 +6,11 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
 from uuid import uuid4
 
+import msgspec
 from fastapi import APIRouter, Header, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -21,12 +23,13 @@ from common.errors import (
     ModelUnavailableError,
     from_problem,
 )
+from common.logs import get_logger
 from common.protocol import Channel, Message
 from common.telemetry import TraceContext
 from common.usage import TokenUsage
 from master.api.models import cluster_models
 from master.api.schemas import CreateSession, SamplingOptions, Words
-from master.cluster.calls import Call, SilentWatcher
+from master.cluster.calls import Answer, Call, SilentWatcher
 from master.council.runner import SessionRunner
 from master.services import Master, Services
 
@@ -34,6 +37,8 @@ router = APIRouter(prefix="/v1", tags=["openai"])
 COUNCIL_MODEL = "council"
 T = TypeVar("T")
 _DONE = b"data: [DONE]\n\n"
+_encode = msgspec.json.Encoder().encode
+_log = get_logger(__name__)
 
 
 class ChatPart(BaseModel):
@@ -117,10 +122,12 @@ async def chat_completions(
 ) -> Response:
     trace = TraceContext.parse(traceparent) or TraceContext.new()
     try:
-        answer = _council(body, master, trace) if body.model == COUNCIL_MODEL else _model(body, master, trace)
+        council = body.model == COUNCIL_MODEL
         if body.stream:
-            return await _streamed(body, answer, request)
-        return await _whole(body, answer, request)
+            pieces = _council(body, master, trace) if council else _model(body, master, trace)
+            return await _streamed(body, pieces, request)
+        collected = _collect(_council(body, master, trace)) if council else _answered(body, master, trace)
+        return await _whole(body, collected, request)
     except CouncilError as error:
         return JSONResponse(_openai_error(error), status_code=error.status, headers=error.headers)
     except ValidationError as error:
@@ -128,7 +135,8 @@ async def chat_completions(
         return JSONResponse(_openai_error(problem), status_code=problem.status)
 
 
-class _Piece(BaseModel):
+@dataclass(slots=True)
+class _Piece:
     """What an answer is made of: text as it comes, then how it ended."""
 
     channel: Channel = "answer"
@@ -137,20 +145,33 @@ class _Piece(BaseModel):
     finish: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Collected:
+    text: str
+    thinking: str
+    finish: str
+    usage: TokenUsage
+
+
 class _ToQueue(SilentWatcher):
+    """Queues text as it comes. What the client has not taken yet grows, instead of a queue of many pieces."""
+
     def __init__(self, queue: asyncio.Queue[_Piece | CouncilError]) -> None:
         self._queue = queue
-        self._seen = False
+        self._last = _Piece()
 
     def delta(self, channel: Channel, text: str) -> None:
-        self._queue.put_nowait(_Piece(channel=channel, text=text))
+        if self._last.channel == channel and not self._queue.empty():
+            self._last.text += text
+        else:
+            self._last = _Piece(channel, text)
+            self._queue.put_nowait(self._last)
 
 
-async def _model(body: ChatCompletion, master: Services, trace: TraceContext) -> AsyncIterator[_Piece]:
-    """One call of one model. Closing the iterator cancels it down to the engine."""
+def _call(body: ChatCompletion, master: Services, trace: TraceContext) -> Call:
     if not master.registry.nodes_with(body.model, answering=False):
         raise ModelUnavailableError(f"no node has {body.model}; see /v1/models", model=body.model)
-    call = Call(
+    return Call(
         call_id=f"chat/{uuid4()}",
         model=body.model,
         messages=tuple(
@@ -160,18 +181,32 @@ async def _model(body: ChatCompletion, master: Services, trace: TraceContext) ->
         options=body.options(),
         traceparent=str(trace.child()),
     )
+
+
+def _finish(answer: Answer) -> str:
+    return "length" if answer.done_reason == "length" else "stop"
+
+
+async def _answered(body: ChatCompletion, master: Services, trace: TraceContext) -> _Collected:
+    """One call of one model, whole: only what its last attempt wrote."""
+    answer = await master.dispatcher.run(_call(body, master, trace), SilentWatcher())
+    return _Collected(answer.text, answer.thinking, _finish(answer), answer.token_usage)
+
+
+async def _model(body: ChatCompletion, master: Services, trace: TraceContext) -> AsyncIterator[_Piece]:
+    """One call of one model. Closing the iterator cancels it down to the engine."""
+    call = _call(body, master, trace)
     queue: asyncio.Queue[_Piece | CouncilError] = asyncio.Queue()
 
     async def run() -> None:
         try:
             answer = await master.dispatcher.run(call, _ToQueue(queue))
-            finish = "length" if answer.done_reason == "length" else "stop"
-            queue.put_nowait(_Piece(usage=answer.token_usage, finish=finish))
+            queue.put_nowait(_Piece(usage=answer.token_usage, finish=_finish(answer)))
         except CouncilError as error:
             queue.put_nowait(error)
-        except Exception as error:
+        except Exception:
+            _log.exception("a chat's call crashed", call_id=call.call_id)
             queue.put_nowait(InternalError("the call crashed; the log has the details"))
-            raise error
 
     task = asyncio.create_task(run(), name=call.call_id)
     try:
@@ -237,30 +272,28 @@ def _as_question(body: ChatCompletion) -> str:
     return f"The conversation so far:\n\n{said}\n\nThe question now:\n\n{last.text}"
 
 
-async def _whole(body: ChatCompletion, answer: AsyncIterator[_Piece], request: Request) -> Response:
-    collected = await _unless_hung_up(_collect(answer), request)
+async def _whole(body: ChatCompletion, answer: Awaitable[_Collected], request: Request) -> Response:
+    collected = await _unless_hung_up(answer, request)
     if collected is None:
         return Response(status_code=499)
-    text, thinking, finish, usage = collected
-    message: dict[str, Any] = {"role": "assistant", "content": text}
-    if thinking:
-        message["reasoning"] = thinking
-    return JSONResponse(
-        {
-            **_head("chat.completion", body.model),
-            "choices": [{"index": 0, "message": message, "finish_reason": finish}],
-            "usage": _usage(usage),
-        }
-    )
+    message: dict[str, Any] = {"role": "assistant", "content": collected.text}
+    if collected.thinking:
+        message["reasoning"] = collected.thinking
+    whole = {
+        **_head("chat.completion", body.model),
+        "choices": [{"index": 0, "message": message, "finish_reason": collected.finish}],
+        "usage": _usage(collected.usage),
+    }
+    return Response(_encode(whole), media_type="application/json")
 
 
-async def _collect(answer: AsyncIterator[_Piece]) -> tuple[str, str, str, TokenUsage]:
+async def _collect(answer: AsyncIterator[_Piece]) -> _Collected:
     texts: dict[Channel, list[str]] = {"answer": [], "thinking": []}
     finish, usage = "stop", TokenUsage()
     async for piece in answer:
         texts[piece.channel].append(piece.text)
         finish, usage = piece.finish or finish, piece.usage or usage
-    return "".join(texts["answer"]), "".join(texts["thinking"]), finish, usage
+    return _Collected("".join(texts["answer"]), "".join(texts["thinking"]), finish, usage)
 
 
 async def _unless_hung_up(work: Awaitable[T], request: Request) -> T | None:
@@ -291,13 +324,16 @@ async def _streamed(body: ChatCompletion, answer: AsyncIterator[_Piece], request
 
 async def _chunks(body: ChatCompletion, first: _Piece, rest: AsyncIterator[_Piece]) -> AsyncIterator[bytes]:
     head = _head("chat.completion.chunk", body.model)
+    # All but the text is the same in each chunk, and is encoded once.
+    opening = b"data: " + _encode(head)[:-1] + b',"choices":[{"index":0,"delta":{"'
+    closing = b'},"finish_reason":null}]}\n\n'
     yield _event({**head, "choices": [_choice({"role": "assistant", "content": ""})]})
     try:
         piece: _Piece | None = first
         while piece is not None:
             if piece.text:
-                field = "content" if piece.channel == "answer" else "reasoning"
-                yield _event({**head, "choices": [_choice({field: piece.text})]})
+                field = b'content":' if piece.channel == "answer" else b'reasoning":'
+                yield b"".join((opening, field, _encode(piece.text), closing))
             if piece.finish is not None:
                 yield _event({**head, "choices": [_choice({}, piece.finish)]})
                 if body.stream_options is not None and body.stream_options.include_usage:
@@ -327,7 +363,7 @@ def _usage(usage: TokenUsage) -> dict[str, int]:
 
 
 def _event(value: dict[str, Any]) -> bytes:
-    return b"data: " + json.dumps(value, ensure_ascii=False).encode() + b"\n\n"
+    return b"data: " + _encode(value) + b"\n\n"
 
 
 def _openai_error(error: CouncilError) -> dict[str, Any]:
