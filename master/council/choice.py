@@ -32,24 +32,23 @@ RECOMMENDED: tuple[Recommended, ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A model of the cluster: its name there, its size in bytes, how many nodes have it loaded."""
+    """A model of the cluster: its name there, its size in bytes, whether a node has it loaded."""
 
     name: str
     size: int
     resident: bool
     can_generate: bool = True
+    practice: bool = False
 
 
 def choose_agents(candidates: Sequence[Candidate], count: int) -> list[str]:
     """`count` models for the seats: different ones first (resident, then small ones), then over again.
 
     Different models make a better council than one model several times (research: diverse teams), and a
-    council of one seat is no council: a single model sits several times.
+    council of one seat is no council: a single model sits several times. A practice model sits only where
+    the cluster has no other: its text means nothing.
     """
-    able = sorted(
-        (one for one in candidates if one.can_generate),
-        key=lambda one: (not one.resident, one.size, one.name),
-    )
+    able = sorted(_serious(candidates), key=lambda one: (not one.resident, one.size, one.name))
     return [able[number % len(able)].name for number in range(count)] if able else []
 
 
@@ -66,3 +65,8 @@ def choose_chairman(
     if seated:
         return max(seated, key=lambda one: (one.size, one.name)).name
     return seats[0] if seats else None
+
+
+def _serious(candidates: Sequence[Candidate]) -> list[Candidate]:
+    able = [one for one in candidates if one.can_generate]
+    return [one for one in able if not one.practice] or able

@@ -93,6 +93,7 @@ class Planner:
                     model.size,
                     model.resident or (known is not None and known.resident),
                     not model.capabilities or "completion" in model.capabilities,
+                    model.practice,
                 )
         return list(found.values())
 
