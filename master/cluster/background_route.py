@@ -2,7 +2,7 @@
 
     background ──down──▶ main (with a warning) ──up again, and a minute since the last change──▶ background
 
-Without a background engine there is nothing to fall back from: calls go to the main one, and no warning is due.
+Without a background engine there is nothing to fall back from: calls go to the main one, without a warning.
 An engine that flaps does not drag the calls back and forth: between two changes lies at least `DWELL_S`, and
 until then a call waits.
 """
@@ -19,7 +19,7 @@ DWELL_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Where a background call goes now. `warning` is for log, health, API and page while it is not at home."""
+    """Where a background call goes now. `warning` is for log, health, API and page while it is away."""
 
     target: Target
     warning: str | None = None
