@@ -35,6 +35,7 @@ from master.metrics import CALLS, CALLS_WAITING
 MAX_MOVES = 3
 MAX_HAND_BACKS = 20
 _PREFIXES_KEPT = 4096
+_TIMER_EARLY_S = 0.05  # a loop's clock stands still while it works: its timers may fire that much too early
 _log = get_logger(__name__)
 
 
@@ -112,16 +113,15 @@ class Dispatcher:
                 else:
                     again = again and moves < MAX_MOVES
                     moves += 1
-                again = again or (
-                    isinstance(error, errors.ModelNotFoundError) and self._elsewhere(call, avoid)
-                )
+                elsewhere = self._elsewhere(call, avoid | {attempt.node})
+                again = again or (isinstance(error, errors.ModelNotFoundError) and elsewhere)
                 await watcher.attempt_failed(_failure(attempt, error), will_restart=again)
                 CALLS.labels(model=call.model, outcome=error.code).inc()
                 _log.info("attempt failed", node=attempt.node, model=call.model, code=error.code, again=again)
                 if not again:
                     raise
                 avoid.add(attempt.node)
-                pause = 0.0 if self._elsewhere(call, avoid) else min(0.2 * 2 ** (moves + restarts), 5.0)
+                pause = 0.0 if elsewhere else min(0.2 * 2 ** (moves + restarts), 5.0)
             finally:
                 self.lanes.release(call.call_id)
                 self.pump()
@@ -246,7 +246,7 @@ class Dispatcher:
                         self._check_deadlines(call, attempt)
                         silence.reschedule(loop.time() + self._patience(attempt))
         except TimeoutError:
-            self._check_deadlines(call, attempt)
+            self._check_deadlines(call, attempt, early_s=_TIMER_EARLY_S)
             raise errors.NodeFrozenError(
                 f"{node.name} sent nothing for {self._limits.frozen_s:g} s", node=node.name, model=call.model
             ) from None
@@ -304,8 +304,9 @@ class Dispatcher:
                 left = min(left, attempt.running + limits.first_token_s - now)
         return max(left, 0.0)
 
-    def _check_deadlines(self, call: Call, attempt: _Attempt) -> None:
-        now = time.monotonic()
+    def _check_deadlines(self, call: Call, attempt: _Attempt, *, early_s: float = 0.0) -> None:
+        """Raise where a deadline has passed, or passes within `early_s`."""
+        now = time.monotonic() + early_s
         limits, node, model = self._limits, attempt.node, call.model
         if attempt.running is None:
             waited = now - attempt.phase_since
@@ -335,7 +336,11 @@ class Dispatcher:
 
     def _judge(self, node: Node, error: errors.CouncilError) -> None:
         """Count a failure against its node only where the node is to blame."""
-        if isinstance(error, errors.NodeDrainingError) or not isinstance(error, errors.RetryableError):
+        # A model that does not fit or load there says nothing of the others.
+        blameless = isinstance(
+            error, errors.NodeDrainingError | errors.OutOfMemoryError | errors.LoadTimeoutError
+        )
+        if blameless or not isinstance(error, errors.RetryableError):
             node.breaker.returned()
         else:
             node.breaker.failed(time.monotonic())
