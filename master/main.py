@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import contextlib
 import errno
+import gc
 import json
 import os
 import signal
@@ -104,6 +105,7 @@ async def _serve(
         services: Services = app.state.services
         _stop_on_signals(server, exit_with_parent)
         async with contextlib.AsyncExitStack() as stack:
+            gc.freeze()  # what start-up built stays: full collections need not look at it again
             serving = asyncio.create_task(server.serve(sockets=[listener]))
             ready = asyncio.create_task(server.ready.wait())
             if local_node:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import gc
 import json
 import os
 import signal
@@ -148,6 +149,7 @@ async def run(
     ready = Ready(url, service.name, os.getpid())
     server = NodeServer(config, stop_asked=stop or asyncio.Event(), on_started=lambda: on_ready(ready))
     await service.start()
+    gc.freeze()  # what start-up built stays: full collections need not look at it again
     try:
         async with asyncio.TaskGroup() as group:
             serving = group.create_task(server.serve(sockets=[listener]))
