@@ -30,7 +30,7 @@ _log = get_logger(__name__)
 
 @dataclass(slots=True)
 class Node:
-    """One node as the master knows it. `models` are the last ones it told."""
+    """One node as the master knows it. `models` are the last ones of its main engine that it told."""
 
     name: str
     client: NodeClient
@@ -144,7 +144,8 @@ class Registry:
             if health.status == "unhealthy":
                 node.state, node.error = "unhealthy", _first_trouble(health)
             else:
-                node.models = await node.client.models()
+                # Calls go to the main engine: what only a background engine has cannot be asked for.
+                node.models = [one for one in await node.client.models() if one.engine == "main"]
                 node.state, node.error = health.status, None
             if node.engines == [] or node.state != before:
                 node.engines = await node.client.engines()
