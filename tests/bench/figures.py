@@ -41,7 +41,8 @@ class Figure:
 
     @property
     def ratio(self) -> float | None:
-        return self.value / self.peer_value if self.peer_value else None
+        # A difference that drowned in the noise is no measure for another one.
+        return self.value / self.peer_value if self.peer_value and self.peer_value > 0 else None
 
     @property
     def met(self) -> bool | None:
@@ -96,13 +97,15 @@ def table(figures: Iterable[Figure]) -> str:
 
 
 def _row(one: Figure) -> tuple[str, ...]:
-    figure = f"{_number(one.value)} {one.unit}"
+    figure = f"{_number(one.value)} {one.unit}".strip()
     if one.spread is not None and one.spread[0] != one.spread[1]:
         figure += f" ({_number(one.spread[0])} to {_number(one.spread[1])})"
     peer = "" if one.peer_value is None else f"{one.peer} {_number(one.peer_value)} {one.unit}"
     target = ""
     if one.target is not None:
-        target = f"≤ {one.target:g} of bound" if one.judged == "ratio" else f"≤ {one.target:g} {one.unit}"
+        target = (
+            f"≤ {one.target:g} of bound" if one.judged == "ratio" else f"≤ {one.target:g} {one.unit}".strip()
+        )
     met = {None: "", True: "yes", False: "NO"}[one.met]
     return (one.what, figure, peer, "" if one.ratio is None else f"{one.ratio:.3g}", target, met)
 
