@@ -11,34 +11,57 @@ from common.errors import SettingsError, StorageFullError
 
 
 class DataLock:
-    """`acquire` raises `SettingsError` that names the process which holds the folder."""
+    """An exclusive lock on a file that holds its owner's process id. kill -9 releases it as well."""
 
-    def __init__(self, data_dir: Path) -> None:
-        self._path = data_dir / "master.lock"
+    def __init__(self, path: Path) -> None:
+        self._path = path
         self._file: BinaryIO | None = None
 
     def acquire(self) -> None:
+        """Take the lock or fail at once.
+
+        Raises `SettingsError` that names the process which holds it, and `StorageFullError` where the file
+        cannot be written.
+        """
         try:
             file = open(self._path, "a+b")  # held open as long as the lock
         except OSError as error:
-            raise StorageFullError(
-                f"cannot write in {self._path.parent} ({error.strerror}); choose another --data-dir"
-            ) from error
+            raise self._unusable(error) from error
+        try:
+            self._take(file)
+        except BaseException:
+            file.close()
+            raise
+        self._file = file
+
+    def _take(self, file: BinaryIO) -> None:
         try:
             _lock(file)
-        except OSError as error:
+        except (BlockingIOError, PermissionError) as error:  # POSIX and Windows, in this order
             file.seek(0)
             holder = file.read(64).decode(errors="replace").strip() or "unknown"
-            file.close()
             raise SettingsError(
-                f"another master (process {holder}) uses {self._path.parent}; stop that one, use it with "
-                "`council ask --url`, or choose another --data-dir"
+                f"another master (process {holder}) uses {self._path.parent}; stop that one, talk to it with "
+                "`council ask --url URL`, or start this one with another --data-dir"
             ) from error
-        file.seek(0)
-        file.truncate()
-        file.write(str(os.getpid()).encode())
-        file.flush()
-        self._file = file
+        except OSError as error:
+            raise SettingsError(
+                f"files in {self._path.parent} cannot be locked ({error.strerror}); choose a --data-dir on a "
+                "disk of this machine"
+            ) from error
+        try:
+            file.seek(0)
+            file.truncate()
+            file.write(str(os.getpid()).encode())
+            file.flush()
+        except OSError as error:
+            raise self._unusable(error) from error
+
+    def _unusable(self, error: OSError) -> StorageFullError:
+        return StorageFullError(
+            f"cannot write in {self._path.parent} ({error.strerror}); free some space, or choose another "
+            "--data-dir"
+        )
 
     def release(self) -> None:
         if self._file is not None:

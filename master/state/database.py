@@ -1,10 +1,11 @@
-"""The one place that knows SQLite from PostgreSQL, and where foreign errors become ours."""
+"""The one place that knows SQLite from PostgreSQL: addresses, connections, files, transactions."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
-import sqlite3
+import shutil
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,33 +13,54 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import event
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, IntegrityError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 
-from common.errors import CouncilError, InternalError, SettingsError, StorageBusyError, StorageFullError
+from common.errors import SettingsError, StorageFullError
+from master.state.storage_errors import translate
 
 _BUSY_TIMEOUT_MS = 5000
-_FULL = (
-    "disk is full",
-    "readonly",
-    "read-only",
-    "unable to open",
-    "disk i/o error",
-    "no space",
-    "not authorized",
-)
+_LEAST_FREE_BYTES = 4 * 1024 * 1024
+_DRIVERS = {
+    "sqlite": "sqlite+aiosqlite",
+    "postgresql": "postgresql+asyncpg",
+    "postgres": "postgresql+asyncpg",
+}
 
 
-def is_sqlite(url: str) -> bool:
-    return make_url(url).get_backend_name() == "sqlite"
+def parse_address(address: str) -> URL:
+    """`COUNCIL_DATABASE_URL` as a URL with an async driver. Raises `SettingsError`, without the password."""
+    try:
+        url = make_url(address)
+    except (ArgumentError, ValueError) as error:
+        raise SettingsError(
+            "the database address cannot be read; it looks like sqlite:///FOLDER/council.db or "
+            "postgresql://USER:PASSWORD@HOST/DATABASE"
+        ) from error
+    return url.set(drivername=_DRIVERS.get(url.drivername, url.drivername))
 
 
-def open_engine(url: str) -> AsyncEngine:
-    """An engine whose every connection is set up for us. Nothing is connected yet."""
+def is_sqlite(url: URL) -> bool:
+    return url.get_backend_name() == "sqlite"
+
+
+def database_file(url: URL) -> Path | None:
+    """The file of a SQLite database; `None` for one in memory and for a server."""
+    name = url.database or ""
+    return Path(name) if is_sqlite(url) and name and not name.startswith((":memory:", "file:")) else None
+
+
+def open_engine(url: URL) -> AsyncEngine:
+    """An engine whose every connection is set up for us. Nothing is connected yet. Raises `SettingsError`."""
     try:
         engine = create_async_engine(url, pool_pre_ping=not is_sqlite(url))
-    except (SQLAlchemyError, ModuleNotFoundError) as error:
+    except ModuleNotFoundError as error:
+        raise SettingsError(
+            f"this kind of database needs the Python package {error.name}; install it with "
+            f"`pip install {error.name}`"
+        ) from error
+    except (NoSuchModuleError, SQLAlchemyError) as error:
         raise SettingsError(f"the database address cannot be used: {error}") from error
     if is_sqlite(url):
         event.listen(engine.sync_engine, "connect", _set_up_sqlite)
@@ -50,72 +72,87 @@ def _set_up_sqlite(connection: Any, _record: object) -> None:
     # sqlite3 must not open transactions by itself: `_begin_for_writing` does.
     connection.isolation_level = None
     cursor = connection.cursor()
+    cursor.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_MS}")
     cursor.execute("PRAGMA journal_mode=WAL")
-    # In WAL mode NORMAL keeps every commit through the death of the process; only a power cut may take
-    # the last ones, and then whole transactions.
+    # In WAL mode NORMAL keeps every commit through the death of the process (kill -9 included): the pages are
+    # with the operating system before the commit returns. Only a power cut may take the last ones, and then
+    # whole transactions. FULL would add a disk flush to each of our small writes.
     cursor.execute("PRAGMA synchronous=NORMAL")
     cursor.execute("PRAGMA foreign_keys=ON")
-    cursor.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_MS}")
     cursor.close()
+    # SQLite's own `lower` knows ASCII only; people also search in Greek and German.
+    connection.run_async(lambda driver: driver.create_function("lower", 1, _lower, deterministic=True))
+
+
+def _lower(value: Any) -> Any:
+    return value.lower() if isinstance(value, str) else value
 
 
 def _begin_for_writing(connection: Any) -> None:
     """Take the write lock at once: a transaction that reads first could not be upgraded later."""
-    connection.exec_driver_sql(
-        "BEGIN IMMEDIATE" if not connection.get_execution_options().get("reading") else "BEGIN"
-    )
+    reading = connection.get_execution_options().get("reading")
+    connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
 
 
 def prepare_folder(data_dir: Path) -> None:
-    """Make the data folder, for its owner alone. Raises `StorageFullError`."""
+    """Make the data folder, for its owner alone. Raises `StorageFullError`.
+
+    A folder that is there already keeps its mode: it may be a home folder, or shared on purpose.
+    """
     try:
-        data_dir.mkdir(parents=True, exist_ok=True)
-        if sys.platform != "win32":
-            with contextlib.suppress(PermissionError):  # a folder that is shared on purpose stays as it is
-                os.chmod(data_dir, 0o700)
+        if not data_dir.is_dir():
+            data_dir.parent.mkdir(parents=True, exist_ok=True)
+            data_dir.mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
         raise StorageFullError(
             f"cannot use the data folder {data_dir} ({error.strerror}); choose another with --data-dir"
         ) from error
 
 
-def protect_file(url: str) -> None:
-    """Mode 0600 on the database file where the system has modes; it holds keys and conversations."""
-    path = make_url(url).database
-    if sys.platform != "win32" and is_sqlite(url) and path and path != ":memory:":
-        file = Path(path)
+def protect_file(file: Path) -> None:
+    """Make the database file with mode 0600, for it holds keys and conversations; SQLite gives its
+    companion files the same mode. Raises `StorageFullError`.
+    """
+    try:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.touch(mode=0o600, exist_ok=True)
-        with contextlib.suppress(PermissionError):
-            os.chmod(file, 0o600)
+        if sys.platform != "win32":
+            with contextlib.suppress(PermissionError):  # somebody else's file: as its owner wants it
+                os.chmod(file, 0o600)
+    except OSError as error:
+        raise StorageFullError(f"cannot write {file} ({error.strerror})") from error
 
 
-def translate(error: Exception) -> CouncilError:
-    """A foreign error in our words, for the caller to raise `from` it."""
-    original = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
-    text = str(original).lower()
-    if any(sign in text for sign in _FULL) or isinstance(original, PermissionError | FileNotFoundError):
-        return StorageFullError(f"the database cannot be written: {original}; free some space and try again")
-    if "locked" in text or "busy" in text:
-        return StorageBusyError("the database is locked by another program; try again", retry_after_s=2.0)
-    if isinstance(original, sqlite3.DatabaseError) and "malformed" in text:
-        return InternalError("the database file is damaged; restore a backup of it")
-    return InternalError(f"the database failed: {original}")
+def require_space(file: Path) -> None:
+    """Raise `StorageFullError` when the next write may find no room."""
+    try:
+        free = shutil.disk_usage(file.parent).free
+    except OSError as error:
+        raise StorageFullError(f"cannot reach {file.parent} ({error.strerror})") from error
+    if free < _LEAST_FREE_BYTES:
+        raise StorageFullError(f"{free // 1024} KiB are free where {file} lives; free some space")
 
 
 class Transactions:
-    """`write` and `read` give a session in one transaction; errors come out as ours, conflicts as they are."""
+    """`write` and `read` give a session in one transaction.
+
+    Foreign errors come out as ours, except `IntegrityError`: what a broken constraint means is for the
+    repository to say.
+    """
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._writers = async_sessionmaker(engine, expire_on_commit=False)
         self._readers = async_sessionmaker(
             engine.execution_options(reading=True), expire_on_commit=False, autoflush=False
         )
+        # SQLite has one writer at a time and lets the others sleep and poll; here they queue in order, and a
+        # crowd of writers costs none of them a busy wait.
+        self._turn = asyncio.Lock() if engine.dialect.name == "sqlite" else None
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncSession]:
         try:
-            async with self._writers.begin() as session:
+            async with self._turn or contextlib.nullcontext(), self._writers.begin() as session:
                 yield session
         except IntegrityError:
             raise

@@ -14,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from common.errors import SettingsError
-from master.state.database import translate
+from master.state.storage_errors import translate
 
 _FOLDER = Path(__file__).parent / "migrations"
 

@@ -8,13 +8,15 @@ from datetime import UTC, datetime
 from sqlalchemy import delete, select, update
 from sqlalchemy.exc import IntegrityError
 
-from common.errors import ConflictError
+from common.errors import ConflictError, InvalidRequestError, NotFoundError
 from master.state.database import Transactions
 from master.state.tables import NodeRow
 
 
 @dataclass(frozen=True, slots=True)
 class StoredNode:
+    """A node as it was added. `key` is what the master shows it; `fingerprint` its certificate's."""
+
     name: str
     url: str
     key: str | None
@@ -27,7 +29,10 @@ class NodeRepository:
         self._db = transactions
 
     async def add(self, name: str, url: str, key: str | None, fingerprint: str | None) -> None:
-        """Keep a node. Raises `ConflictError` when its name or address is taken."""
+        """Keep a node. Raises `ConflictError` when its name or address is taken, `InvalidRequestError`."""
+        for what, value, most in (("name", name, 63), ("address", url, 500), ("key", key or "", 500)):
+            if len(value) > most:
+                raise InvalidRequestError(f"the {what} of a node has at most {most} characters")
         row = NodeRow(name=name, url=url, key=key, fingerprint=fingerprint, added_at=datetime.now(UTC))
         try:
             async with self._db.write() as db:
@@ -36,9 +41,18 @@ class NodeRepository:
             raise ConflictError(f"a node named {name} or at {url} is known already") from error
 
     async def list(self) -> list[StoredNode]:
+        """Every node, in the order they were added."""
         async with self._db.read() as db:
-            rows = await db.scalars(select(NodeRow).order_by(NodeRow.added_at))
-            return [StoredNode(row.name, row.url, row.key, row.fingerprint, row.draining) for row in rows]
+            rows = await db.scalars(select(NodeRow).order_by(NodeRow.added_at, NodeRow.name))
+            return [_stored(row) for row in rows]
+
+    async def get(self, name: str) -> StoredNode:
+        """One node. Raises `NotFoundError`."""
+        async with self._db.read() as db:
+            row = await db.get(NodeRow, name)
+            if row is None:
+                raise NotFoundError(f"there is no node {name}")
+            return _stored(row)
 
     async def remove(self, name: str) -> None:
         """Forget a node; one that only settings name is no error."""
@@ -46,5 +60,10 @@ class NodeRepository:
             await db.execute(delete(NodeRow).where(NodeRow.name == name))
 
     async def set_draining(self, name: str, draining: bool) -> None:
+        """Keep whether a node takes new calls; one that only settings name is no error."""
         async with self._db.write() as db:
             await db.execute(update(NodeRow).where(NodeRow.name == name).values(draining=draining))
+
+
+def _stored(row: NodeRow) -> StoredNode:
+    return StoredNode(row.name, row.url, row.key, row.fingerprint, row.draining)

@@ -2,58 +2,90 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import ExitStack
+from datetime import UTC, datetime
 from pathlib import Path
 
-from sqlalchemy import text
+from sqlalchemy import update
+from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from master.state import migrate
+from master.state.access import AccessRepository
 from master.state.data_lock import DataLock
-from master.state.database import Transactions, is_sqlite, open_engine, prepare_folder, protect_file
+from master.state.database import (
+    Transactions,
+    database_file,
+    open_engine,
+    parse_address,
+    prepare_folder,
+    protect_file,
+    require_space,
+)
 from master.state.nodes import NodeRepository
 from master.state.sessions import SessionRepository
+from master.state.tables import PulseRow
 
 
 class Store:
     """Open it with `Store.open`; close it with `close`."""
 
-    def __init__(self, engine: AsyncEngine, lock: DataLock | None) -> None:
+    def __init__(self, engine: AsyncEngine, locks: ExitStack, file: Path | None) -> None:
         self._engine = engine
-        self._lock = lock
+        self._locks = locks
+        self._file = file
         self._transactions = Transactions(engine)
         self.sessions = SessionRepository(self._transactions)
         self.nodes = NodeRepository(self._transactions)
+        self.access = AccessRepository(self._transactions)
 
     @classmethod
     async def open(cls, url: str, *, data_dir: Path) -> Store:
-        """Lock the data folder (SQLite has one master), bring the tables up to date, and open.
+        """Lock the data folder (one master each), bring the tables up to date, and open.
 
-        Raises `SettingsError` (somebody else's folder, a newer database) and storage errors.
+        Raises `SettingsError` (somebody else's folder, a newer database, an address that cannot be read) and
+        storage errors.
         """
-        lock: DataLock | None = None
-        if is_sqlite(url):
-            prepare_folder(data_dir)
-            lock = DataLock(data_dir)
-            lock.acquire()
-        engine: AsyncEngine | None = None
-        try:
-            protect_file(url)
-            engine = open_engine(url)
-            await migrate.to_head(engine)
-        except BaseException:
-            if engine is not None:
+        address = parse_address(url)
+        with ExitStack() as locks:
+            await asyncio.to_thread(_take_files, address, data_dir, locks)
+            engine = open_engine(address)
+            try:
+                await migrate.to_head(engine)
+            except BaseException:
                 await engine.dispose()
-            if lock is not None:
-                lock.release()
-            raise
-        return cls(engine, lock)
+                raise
+            return cls(engine, locks.pop_all(), database_file(address))
 
     async def close(self) -> None:
-        await self._engine.dispose()
-        if self._lock is not None:
-            self._lock.release()
+        """Close every connection, then give the folder back."""
+        try:
+            await self._engine.dispose()
+        finally:
+            self._locks.close()
 
     async def check(self) -> None:
-        """Raise a storage error when the database takes no writes."""
+        """Write one small row, for `/health`. Raises a storage error when that or the next write fails."""
+        if self._file is not None:
+            await asyncio.to_thread(require_space, self._file)
         async with self._transactions.write() as db:
-            await db.execute(text("SELECT 1"))
+            await db.execute(update(PulseRow).values(at=datetime.now(UTC)))
+
+
+def _take_files(address: URL, data_dir: Path, locks: ExitStack) -> None:
+    """Lock the data folder, and the database where it lies elsewhere: two folders may name one file."""
+    prepare_folder(data_dir)
+    _hold(locks, data_dir / "master.lock")
+    file = database_file(address)
+    if file is None:
+        return
+    protect_file(file)
+    if file.resolve().parent != data_dir.resolve():
+        _hold(locks, file.with_name(f"{file.name}.lock"))
+
+
+def _hold(locks: ExitStack, path: Path) -> None:
+    lock = DataLock(path)
+    lock.acquire()
+    locks.callback(lock.release)

@@ -38,6 +38,22 @@ class UtcDateTime(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
+class SafeText(TypeDecorator[str]):
+    """Any `str`: what no database keeps (NUL and half surrogates, as a model may write) becomes U+FFFD."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        if value is None:
+            return None
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            value = value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        return value.replace("\0", "\ufffd")
+
+
 class Base(DeclarativeBase):
     metadata = MetaData(
         naming_convention={
@@ -54,7 +70,7 @@ class ConversationRow(Base):
     __tablename__ = "conversations"
 
     id: Mapped[str] = mapped_column(String(36), primary_key=True)
-    title: Mapped[str] = mapped_column(Text)
+    title: Mapped[str] = mapped_column(SafeText)
     created_at: Mapped[datetime]
     updated_at: Mapped[datetime] = mapped_column(index=True)
 
@@ -66,14 +82,14 @@ class SessionRow(Base):
 
     id: Mapped[str] = mapped_column(String(36), primary_key=True)
     conversation_id: Mapped[str] = mapped_column(ForeignKey("conversations.id", ondelete="CASCADE"))
-    question: Mapped[str] = mapped_column(Text)
+    question: Mapped[str] = mapped_column(SafeText)
     plan: Mapped[dict[str, Any]]
     state: Mapped[str] = mapped_column(String(16))
     over: Mapped[bool] = mapped_column(Boolean, default=False)
     cancelled: Mapped[bool] = mapped_column(Boolean, default=False)
     result: Mapped[str | None] = mapped_column(String(16))
     error: Mapped[dict[str, Any] | None]
-    answer: Mapped[str | None] = mapped_column(Text)
+    answer: Mapped[str | None] = mapped_column(SafeText)
     snapshot: Mapped[dict[str, Any] | None]
     cached: Mapped[bool] = mapped_column(Boolean, default=False)
     total_tokens: Mapped[int] = mapped_column(Integer, default=0)
@@ -81,6 +97,7 @@ class SessionRow(Base):
     seq_head: Mapped[int] = mapped_column(Integer, default=0)
     idempotency_key: Mapped[str | None] = mapped_column(String(200), unique=True)
     body_hash: Mapped[str | None] = mapped_column(String(64))
+    cache_key: Mapped[str | None] = mapped_column(String(64), index=True)
     created_at: Mapped[datetime]
     completed_at: Mapped[datetime | None]
 
@@ -111,8 +128,8 @@ class AttemptRow(Base):
     model: Mapped[str] = mapped_column(String(400))
     node: Mapped[str | None] = mapped_column(String(63))
     outcome: Mapped[str] = mapped_column(String(16))
-    text: Mapped[str] = mapped_column(Text, default="")
-    thinking: Mapped[str] = mapped_column(Text, default="")
+    text: Mapped[str] = mapped_column(SafeText, default="")
+    thinking: Mapped[str] = mapped_column(SafeText, default="")
     done_reason: Mapped[str | None] = mapped_column(String(64))
     error: Mapped[dict[str, Any] | None]
     prompt_tokens: Mapped[int] = mapped_column(Integer, default=0)
@@ -149,3 +166,12 @@ class NodeRow(Base):
     fingerprint: Mapped[str | None] = mapped_column(String(200))
     draining: Mapped[bool] = mapped_column(Boolean, default=False)
     added_at: Mapped[datetime]
+
+
+class PulseRow(Base):
+    """One row, written by every health check: reading alone would not notice a full disk."""
+
+    __tablename__ = "pulse"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    at: Mapped[datetime | None]
