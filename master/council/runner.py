@@ -270,9 +270,9 @@ class _SeatWatcher:
         record = self._runner._record(self._due, self._attempt, node=node)
         self._record = record
         self._failure = None
+        self._runner.partial[(self._due.stage, self._due.agent_id)] = {}
         await self._runner._commit(lambda: self._runner._store.begin_attempt(self._runner.id, record))
         self._runner.session.begin(record)
-        self._runner.partial[(self._due.stage, self._due.agent_id)] = {}
         if self._restart is not None:
             from_node, reason = self._restart
             self._restart = None
@@ -295,7 +295,8 @@ class _SeatWatcher:
         await self._runner._land(self._failed_record(Outcome.RESTARTED, failure.error))
         self._restart = (failure.node, failure.error.code)
         self._attempt += 1
-        self._record = None
+        # What that attempt cost is kept with it: the next one may end before it reaches a node.
+        self._record = self._failure = None
         # Open the next attempt before the runner asks what is due, or the call would be due twice.
         self._runner.session.begin(self._begun())
 
@@ -318,7 +319,8 @@ class _SeatWatcher:
         return self._failed_record(Outcome.FAILED, error)
 
     def cancelled(self) -> AttemptRecord:
-        texts = self._runner.partial.get((self._due.stage, self._due.agent_id), {})
+        written = self._runner.partial.get((self._due.stage, self._due.agent_id), {})
+        texts = written if self._record is not None else {}
         begun = self._begun()
         return replace(
             begun,
