@@ -74,8 +74,6 @@ class CouncilService:
         for session_id in await self._store.sessions.unfinished():
             await self._store.sessions.interrupt_running(session_id, time.time())
             stored = await self._store.sessions.load(session_id)
-            if stored.cached:
-                raise ConflictError("this result came from the cache and has no calls; ask again without it")
             runner = self._runner(self._rebuild(stored), seq_head=stored.seq_head + 1)
             await runner.reserve_seq()
             _log.info("session resumed", session_id=session_id, attempts=len(stored.records))
