@@ -176,7 +176,7 @@ class CouncilService:
     async def cancel(self, session_id: str) -> CouncilSession:
         """End a session; one that has ended is a `ConflictError`."""
         runner = self._runners.get(session_id)
-        task = self._tasks.get(session_id)
+        task = await self._running(session_id)
         if runner is None or task is None:
             current = await self.get(session_id)
             raise ConflictError(f"the session has ended already ({current.state})")
@@ -184,9 +184,17 @@ class CouncilService:
         await asyncio.wait((task,), timeout=10.0)
         return runner.view()
 
+    async def _running(self, session_id: str) -> asyncio.Task[None] | None:
+        """The task of a session that has not told its end; one that only tidies up is waited for."""
+        task = self._tasks.get(session_id)
+        if task is not None and self._runners[session_id].log.ended:
+            await asyncio.wait((task,))
+            return None
+        return task
+
     async def retry(self, session_id: str, agent_id: str) -> CouncilSession:
         """Open run + 1 for one agent, or for the chairman. Raises `ConflictError` while the session runs."""
-        if session_id in self._tasks:
+        if await self._running(session_id):
             raise ConflictError("the session still runs; cancel it or wait for its end")
         runner = self._runners.get(session_id)
         if runner is None:
@@ -207,15 +215,16 @@ class CouncilService:
 
     async def delete(self, session_id: str) -> None:
         """Forget a session for good; a running one is cancelled first."""
-        if session_id in self._tasks:
+        if await self._running(session_id):
             await self.cancel(session_id)
         await self._store.sessions.delete(session_id)
         self._drop(session_id)
 
     async def delete_conversation(self, conversation_id: str) -> None:
         """Forget a conversation with its sessions. Raises `ConflictError` while one of them runs."""
-        for runner in self._runners.values():
-            if runner.session.plan.conversation_id == conversation_id and runner.id in self._tasks:
+        for runner in list(self._runners.values()):
+            ours = runner.session.plan.conversation_id == conversation_id
+            if ours and await self._running(runner.id):
                 raise ConflictError("a session of this conversation still runs; cancel it first")
         await self._store.sessions.delete_conversation(conversation_id)
         for session_id, runner in list(self._runners.items()):
