@@ -117,6 +117,14 @@ class Rig:
             found = [line for line in text.splitlines() if "Traceback" in line or "Task exception" in line]
             assert not found, f"{log.name}: {found[0][:300]} … {found[0][-700:]}"
 
+    async def another_node(self, name: str, *arguments: str) -> Program:
+        """Start a node; the master knows it only if its address is one that it knew."""
+        program = await self.stack.enter_async_context(
+            processes.node(self.folder / name, *arguments, name=name, ollama=self.standin.base_url)
+        )
+        self.nodes[name] = program
+        return program
+
     async def forget(self) -> None:
         """Make the stand-in as new; the master keeps what it learned."""
         self.standin.reset()
