@@ -48,8 +48,8 @@ PARTS = {
 def with_parts(path: str, text: str) -> str:
     """The page with each of its generated parts made anew. Raises `ValueError` where a marker is missing."""
     for name, make in PARTS[path].items():
-        marked = re.compile(rf"(<!-- generated: {name} -->\n).*?(\n<!-- end: {name} -->)", re.DOTALL)
-        text, count = marked.subn(lambda match, make=make: match[1] + make() + match[2], text)  # type: ignore[misc]
+        marked = re.compile(rf"(<!-- generated: {name} -->\n).*?(<!-- end: {name} -->)", re.DOTALL)
+        text, count = marked.subn(lambda match, make=make: match[1] + make() + "\n" + match[2], text)  # type: ignore[misc]
         if count != 1:
             raise ValueError(f"{path} needs the markers of {name!r} once, and has them {count} times")
     return text
