@@ -187,7 +187,8 @@ class CouncilService:
     async def _running(self, session_id: str) -> asyncio.Task[None] | None:
         """The task of a session that has not told its end; one that only tidies up is waited for."""
         task = self._tasks.get(session_id)
-        if task is not None and self._runners[session_id].log.ended:
+        runner = self._runners.get(session_id)
+        if task is not None and runner is not None and runner.log.ended:
             await asyncio.wait((task,))
             return None
         return task
