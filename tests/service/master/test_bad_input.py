@@ -17,6 +17,7 @@ from tests.service.master.rig import SEATS, Rig, assert_full
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 SESSIONS = "/api/council/sessions"
+NOBODY = "7e57ab1e-0000-4000-8000-000000000000"  # fixed: test ids must be the same in every worker
 JSON = {"content-type": "application/json"}
 
 
@@ -128,7 +129,7 @@ FIELDS: dict[str, tuple[dict[str, Any], int, str, tuple[str, ...]]] = {
     "no quorum at all": ({"quorum": 0}, 422, "invalid_request", ("quorum",)),
     "a quorum beyond the seats": ({"quorum": 3}, 422, "invalid_request", ("quorum", "2 agents")),
     "a conversation that is no id": ({"conversation_id": "x"}, 422, "invalid_request", ("conversation_id",)),
-    "a conversation that is not there": ({"conversation_id": str(uuid4())}, 404, "not_found", ()),
+    "a conversation that is not there": ({"conversation_id": NOBODY}, 404, "not_found", ()),
     "over 64 KiB": ({"question": "x" * (64 * 1024 + 1)}, 413, "payload_too_large", ("64 KiB",)),
     "over 64 KiB in bytes": ({"question": "ü" * (32 * 1024 + 1)}, 413, "payload_too_large", ("64 KiB",)),
     "1 MB": ({"question": "x" * 1_000_000}, 413, "payload_too_large", ("64 KiB",)),
@@ -199,19 +200,19 @@ async def test_bytes_that_are_no_http_harm_nobody(cluster: Rig, noise: bytes) ->
 @pytest.mark.parametrize(
     ("method", "path", "status", "code"),
     [
-        ("GET", f"{SESSIONS}/{uuid4()}", 404, "not_found"),
-        ("DELETE", f"{SESSIONS}/{uuid4()}", 404, "not_found"),
-        ("POST", f"{SESSIONS}/{uuid4()}/cancel", 404, "not_found"),
-        ("POST", f"{SESSIONS}/{uuid4()}/agents/agent_1/retry", 404, "not_found"),
-        ("GET", f"{SESSIONS}/{uuid4()}/export", 404, "not_found"),
-        ("GET", f"{SESSIONS}/{uuid4()}/events", 406, "not_acceptable"),
+        ("GET", f"{SESSIONS}/{NOBODY}", 404, "not_found"),
+        ("DELETE", f"{SESSIONS}/{NOBODY}", 404, "not_found"),
+        ("POST", f"{SESSIONS}/{NOBODY}/cancel", 404, "not_found"),
+        ("POST", f"{SESSIONS}/{NOBODY}/agents/agent_1/retry", 404, "not_found"),
+        ("GET", f"{SESSIONS}/{NOBODY}/export", 404, "not_found"),
+        ("GET", f"{SESSIONS}/{NOBODY}/events", 406, "not_acceptable"),
         ("GET", f"{SESSIONS}/not-an-id", 422, "invalid_request"),
         ("GET", f"{SESSIONS}?limit=0", 422, "invalid_request"),
         ("GET", f"{SESSIONS}?cursor=%00", 422, "invalid_request"),
         ("GET", f"{SESSIONS}?cursor=e30", 422, "invalid_request"),
         ("GET", "/api/nothing", 404, "not_found"),
         ("PUT", SESSIONS, 405, "http_error"),
-        ("GET", f"/api/conversations/{uuid4()}", 404, "not_found"),
+        ("GET", f"/api/conversations/{NOBODY}", 404, "not_found"),
     ],
 )
 async def test_an_address_that_leads_nowhere_is_a_problem(
