@@ -5,6 +5,7 @@ CouncilError
 │   ├── NodeUnreachableError      node_unreachable    502   no connection, or it broke before an answer
 │   ├── NodeFrozenError           node_frozen         504   connected, but silent beyond the limit
 │   ├── NodeDrainingError         node_draining       503   the node is stopping; no attempt is burnt
+│   ├── PreemptedError            preempted           503   it made room for interactive work; not burnt either
 │   ├── QueueFullError            queue_full          503   a bounded queue is full; Retry-After is set
 │   ├── EngineUnavailableError    engine_unavailable  503   the engine behind a node does not answer
 │   ├── EngineBusyError           engine_busy         503   the engine refused for load
@@ -109,6 +110,10 @@ class NodeFrozenError(RetryableError):
 
 class NodeDrainingError(RetryableError):
     code, status, title = "node_draining", 503, "The node is stopping"
+
+
+class PreemptedError(RetryableError):
+    code, status, title = "preempted", 503, "Interrupted for interactive work"
 
 
 class QueueFullError(RetryableError):
