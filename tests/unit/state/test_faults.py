@@ -31,6 +31,14 @@ def open_to_all() -> Iterator[Path]:
         yield Path(name)
 
 
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def mode_of(path: Path) -> int:
+    return path.stat().st_mode & 0o777
+
+
 async def test_what_was_committed_survives_kill_9(tmp_path: Path) -> None:
     async with child("commit", tmp_path) as writer:
         session_id = await writer.line()
@@ -55,10 +63,10 @@ async def test_what_was_committed_survives_kill_9(tmp_path: Path) -> None:
 async def test_a_second_master_is_told_who_has_the_folder_and_the_first_goes_on(tmp_path: Path) -> None:
     async with child("hold", tmp_path) as first:
         _, pid = (await first.line()).split()
-        before = sorted(path.name for path in tmp_path.iterdir())
+        before = names_in(tmp_path)
         with pytest.raises(SettingsError, match=rf"process {pid}\b.*--data-dir"):
             await Store.open(address_in(tmp_path), data_dir=tmp_path)
-        assert sorted(path.name for path in tmp_path.iterdir()) == before
+        assert names_in(tmp_path) == before
         assert await first.end() == 0
 
 
@@ -92,9 +100,9 @@ async def test_only_the_owner_reads_the_folder_and_its_files(tmp_path: Path) -> 
     folder = tmp_path / "new" / "data"
     store = await Store.open(address_in(folder), data_dir=folder)
     await store.sessions.create(plan())
-    modes = {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir()}
+    modes = {name: mode_of(folder / name) for name in names_in(folder)}
     await store.close()
-    assert folder.stat().st_mode & 0o777 == 0o700
+    assert mode_of(folder) == 0o700
     assert {modes[f"council.db{end}"] for end in ("", "-wal", "-shm")} == {0o600}
 
 
@@ -102,7 +110,7 @@ async def test_only_the_owner_reads_the_folder_and_its_files(tmp_path: Path) -> 
 async def test_a_folder_that_was_there_keeps_its_mode(tmp_path: Path) -> None:
     os.chmod(tmp_path, 0o750)
     await (await Store.open(address_in(tmp_path), data_dir=tmp_path)).close()
-    assert tmp_path.stat().st_mode & 0o777 == 0o750
+    assert mode_of(tmp_path) == 0o750
 
 
 @posix
@@ -112,7 +120,7 @@ async def test_a_read_only_folder_is_refused_and_stays_as_it_was(open_to_all: Pa
         (told,) = await opener.lines()
     assert told.startswith("storage_full")
     assert "--data-dir" in told
-    assert list(open_to_all.iterdir()) == []
+    assert names_in(open_to_all) == []
 
 
 @posix
