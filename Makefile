@@ -7,7 +7,7 @@ QUESTION ?= What makes a good answer, and how would you check one?
 ARTEFACTS ?= artefacts
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: run up test test-long lint bench bench-long lock clean browser
+.PHONY: run up test test-long lint bench bench-long docs lock clean browser
 .DEFAULT_GOAL := run
 
 run: $(VENV)/.installed ## a council answers a question here, on the embedded default
@@ -36,6 +36,9 @@ bench: $(VENV)/.installed-dev ## figures of docs/benchmarks.md, in minutes
 
 bench-long: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.bench --long
+
+docs: $(VENV)/.installed-dev ## the generated pages of docs/ and configs/.env.sample
+	$(BIN)/python -m tests.docs
 
 # The lock files name every version and hash, for every platform; made anew by `make lock` alone.
 LOCK := $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \

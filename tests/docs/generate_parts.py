@@ -11,16 +11,20 @@ from master.council.states import OVER, TRANSITIONS, State
 def errors_table() -> str:
     """Every error that can leave a program, in the order of the tree, with what a caller can do."""
     rows = ["| code | status | title | what a caller can do |", "|---|---|---|---|"]
-    for kind in _leaves(CouncilError):
+    for kind in _concrete(CouncilError):
         rows.append(f"| `{kind.code}` | {kind.status} | {kind.title} | {_remedy(kind)} |")
     return "\n".join(rows)
 
 
-def _leaves(root: type[CouncilError]) -> list[type[CouncilError]]:
+def _concrete(root: type[CouncilError]) -> list[type[CouncilError]]:
+    """Every kind below `root` that can be sent: all but the two that only sort the others."""
     found: list[type[CouncilError]] = []
     for child in root.__subclasses__():
-        if child.__module__ == "common.errors":
-            found += _leaves(child) if child.__subclasses__() else [child]
+        if child.__module__ != "common.errors":
+            continue  # of one program alone
+        if child not in (RetryableError, RequestError):
+            found.append(child)
+        found += _concrete(child)
     return found
 
 
