@@ -3,6 +3,7 @@
 CouncilError
 ├── RetryableError            the same call may succeed on another node, or later
 │   ├── NodeUnreachableError      node_unreachable    502   no connection, or it broke before an answer
+│   │   └── UntrustedPeerError        untrusted_peer      502   what answers there shows a wrong certificate
 │   ├── NodeFrozenError           node_frozen         504   connected, but silent beyond the limit
 │   ├── NodeDrainingError         node_draining       503   the node is stopping; no attempt is burnt
 │   ├── PreemptedError            preempted           503   it made room for interactive work; not burnt either
@@ -16,6 +17,7 @@ CouncilError
 │   ├── StallTimeoutError         stall_timeout       504
 │   ├── LoadTimeoutError          load_timeout        504
 │   ├── QueueTimeoutError         queue_timeout       504
+│   ├── DownloadFailedError       download_failed     502   the model hub cannot be reached, or sent another file
 │   ├── StorageBusyError          storage_busy        503   the database is locked by somebody else
 │   └── StorageFullError          storage_full        507   no space left where the data lives
 ├── RequestError              the caller must change something
@@ -26,6 +28,7 @@ CouncilError
 │   ├── NotAcceptableError        not_acceptable      406
 │   ├── UnauthorizedError         unauthorized        401
 │   ├── ForbiddenError            forbidden           403
+│   ├── TooManyAttemptsError      too_many_attempts   429   wrong keys from this address; Retry-After is set
 │   ├── NotFoundError             not_found           404
 │   ├── ModelNotFoundError        model_not_found     404   this node or engine has no such model
 │   ├── ConflictError             conflict            409
@@ -104,6 +107,10 @@ class NodeUnreachableError(RetryableError):
     code, status, title = "node_unreachable", 502, "The node cannot be reached"
 
 
+class UntrustedPeerError(NodeUnreachableError):
+    code, status, title = "untrusted_peer", 502, "The certificate is not the expected one"
+
+
 class NodeFrozenError(RetryableError):
     code, status, title = "node_frozen", 504, "The node went silent"
 
@@ -156,6 +163,10 @@ class QueueTimeoutError(RetryableError):
     code, status, title = "queue_timeout", 504, "The call waited too long for a slot"
 
 
+class DownloadFailedError(RetryableError):
+    code, status, title = "download_failed", 502, "The model could not be fetched"
+
+
 class StorageBusyError(RetryableError):
     code, status, title = "storage_busy", 503, "The database is busy"
 
@@ -194,6 +205,10 @@ class UnauthorizedError(RequestError):
 
 class ForbiddenError(RequestError):
     code, status, title = "forbidden", 403, "Not allowed"
+
+
+class TooManyAttemptsError(RequestError):
+    code, status, title = "too_many_attempts", 429, "Too many wrong keys"
 
 
 class NotFoundError(RequestError):

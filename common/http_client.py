@@ -6,12 +6,15 @@ redirects, and lines cut at `\\n` only (`common.protocol.LineSplitter`).
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Mapping
 from functools import lru_cache
 
 import aiohttp
 import httpx
 from httpx_aiohttp.transport import AiohttpResponseStream, map_aiohttp_exceptions
+
+from common.tls import Trust
 
 
 def make_client(
@@ -22,11 +25,13 @@ def make_client(
     headers: Mapping[str, str] | None = None,
     limit: int = 1024,
     transport: httpx.AsyncBaseTransport | None = None,
+    trust: Trust | None = None,
 ) -> httpx.AsyncClient:
     """A client for one peer. Must be called on a running loop and closed by `aclose`.
 
     `read_timeout_s=None`: the caller has its own deadlines between reads. `limit`: connections at once.
-    `transport`: one made by `make_transport`; the client closes it.
+    `transport`: one made by `make_transport`; the client closes it. `trust`: whose certificate is accepted;
+    the system's authorities when not given.
     """
     timeout = httpx.Timeout(
         connect=connect_timeout_s, read=read_timeout_s, write=connect_timeout_s, pool=connect_timeout_s
@@ -35,15 +40,15 @@ def make_client(
         base_url=base_url,
         timeout=timeout,
         headers=dict(headers or {}),
-        transport=transport or make_transport(limit=limit),
+        transport=transport or make_transport(limit=limit, trust=trust),
         trust_env=False,
         follow_redirects=False,
     )
 
 
-def make_transport(*, limit: int = 1024) -> httpx.AsyncBaseTransport:
+def make_transport(*, limit: int = 1024, trust: Trust | None = None) -> httpx.AsyncBaseTransport:
     """The transport of `make_client`, for who sends ready-made requests past the client's own layers."""
-    return _Transport(limit)
+    return _Transport(limit, trust or Trust())
 
 
 class _Transport(httpx.AsyncBaseTransport):
@@ -52,8 +57,10 @@ class _Transport(httpx.AsyncBaseTransport):
     It looks headers up once, makes each timeout once, and reads no certificates that its session ignores.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, trust: Trust) -> None:
         self._limit = limit
+        self._ssl = _accepted(trust)
+        self._server_name = trust.server_name
         self._session: aiohttp.ClientSession | None = None
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -69,7 +76,8 @@ class _Transport(httpx.AsyncBaseTransport):
                 data=request.content or None,
                 allow_redirects=False,
                 timeout=_timeout(**request.extensions.get("timeout", {})),
-                server_hostname=request.extensions.get("sni_hostname"),
+                ssl=self._ssl,
+                server_hostname=self._server_name,
             )
         return httpx.Response(
             response.status,
@@ -90,6 +98,13 @@ class _Transport(httpx.AsyncBaseTransport):
     async def aclose(self) -> None:
         if self._session is not None:
             await self._session.close()
+
+
+def _accepted(trust: Trust) -> ssl.SSLContext | aiohttp.Fingerprint | bool:
+    """What aiohttp's `ssl` argument says: `True` is the system's authorities, `False` no check at all."""
+    if trust.fingerprint is not None:
+        return aiohttp.Fingerprint(trust.fingerprint)
+    return trust.context or not trust.unverified
 
 
 @lru_cache(maxsize=64)

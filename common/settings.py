@@ -40,6 +40,11 @@ class _Program(BaseSettings):
     )
 
     data_dir: Path = Field(default_factory=default_data_dir, description="Folder of everything that is kept.")
+    discovery: bool = Field(
+        True,
+        description="Tell the LAN by mDNS that this program is here, when it serves other machines. Finding "
+        "is not trusting.",
+    )
     insecure_lan: bool = Field(
         False, description="Serve other machines without a key. Only on a LAN that you trust entirely."
     )
@@ -168,6 +173,17 @@ class NodeSettings(_Program):
         validation_alias=env("COUNCIL_NODE_KEY", field="key"),
         description="Key that the master has to send; once it is set, asked for on loopback as well.",
     )
+    join: str | None = Field(
+        None,
+        validation_alias=env("COUNCIL_NODE_JOIN", field="join"),
+        description="Master to join, `https://PC1:8000`; `auto` looks for one on the LAN; `none` serves "
+        "without the membership that is kept here.",
+    )
+    token: str | None = Field(
+        None,
+        validation_alias=env("COUNCIL_NODE_TOKEN", field="token"),
+        description="Join token that `council worker token` prints on the master; needed once.",
+    )
     engine: Literal["auto", "ollama", "openai", "embedded"] = Field(
         "auto",
         validation_alias=env("COUNCIL_NODE_ENGINE", field="engine"),
@@ -245,6 +261,11 @@ class NodeSettings(_Program):
     )
 
     @property
+    def serves_tls(self) -> bool:
+        """Whether other machines are served, and over TLS."""
+        return not is_loopback(self.host) and not self.insecure_lan
+
+    @property
     def models_path(self) -> Path:
         return self.models_dir or self.data_dir / "models"
 
@@ -262,6 +283,12 @@ class MasterSettings(_Program):
         description="Key that people and programs need when the master listens off loopback; at least 16 "
         "characters.",
     )
+    tls_cert: Path | None = Field(
+        None,
+        description="Certificate chain (PEM) that browsers trust already; off loopback the cluster's own "
+        "authority signs one when unset.",
+    )
+    tls_key: Path | None = Field(None, description="Private key (PEM) of COUNCIL_TLS_CERT.")
     database_url: str | None = Field(
         None, description="SQLAlchemy URL; SQLite in the data folder when unset."
     )
@@ -318,6 +345,20 @@ class MasterSettings(_Program):
         if value is not None and len(value) < 16:
             raise ValueError("a key needs at least 16 characters; `council config new-key` prints one")
         return value
+
+    @property
+    def serves_tls(self) -> bool:
+        """Whether other machines are served, and over TLS."""
+        return not is_loopback(self.host) and not self.insecure_lan
+
+    @property
+    def own_certificate(self) -> tuple[Path, Path] | None:
+        """Certificate chain and private key that browsers trust already. Raises `SettingsError`."""
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise SettingsError("COUNCIL_TLS_CERT and COUNCIL_TLS_KEY are set both or neither")
+        if self.tls_cert is None or self.tls_key is None:
+            return None
+        return self.tls_cert, self.tls_key
 
     @property
     def sqlalchemy_url(self) -> str:

@@ -2,34 +2,49 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from common import __version__
-from common.errors import ConflictError
+from common.errors import CouncilError
 from common.logs import get_logger
 from common.settings import MasterSettings
-from master.api import cluster, conversations, events, health, models, openai, page, problems, sessions
+from master.api import (
+    cluster,
+    conversations,
+    events,
+    health,
+    joining,
+    keys,
+    models,
+    openai,
+    page,
+    problems,
+    sessions,
+)
 from master.api.guard import Access, Guard
 from master.cluster.dispatch import Dispatcher, Limits
 from master.cluster.registry import Registry, parse_node_setting
 from master.council.service import CouncilService
+from master.keyring import KeyRing
 from master.services import Services
 from master.state.store import Store
+
+if TYPE_CHECKING:
+    from master.authority import ClusterAuthority
 
 _log = get_logger(__name__)
 
 
 def create_app(settings: MasterSettings) -> FastAPI:
     """Build the application; nothing is opened before its lifespan starts."""
-    access = Access.of(
-        host=settings.host,
-        key=settings.key,
-        insecure_lan=settings.insecure_lan,
-        cors_origins=settings.cors_origins,
+    access = Access(
+        host=settings.host, insecure_lan=settings.insecure_lan, cors_origins=settings.cors_origins
     )
 
     @asynccontextmanager
@@ -49,7 +64,7 @@ def create_app(settings: MasterSettings) -> FastAPI:
     app.state.access = access
     problems.install(app)
     # Tried in this order: chats first, since what routing costs is added to every call of a model.
-    for module in (openai, sessions, events, models, cluster, conversations, health, page):
+    for module in (openai, sessions, events, models, cluster, joining, keys, conversations, health, page):
         app.include_router(module.router)
     if settings.cors_origins:
         app.add_middleware(
@@ -69,13 +84,37 @@ async def _services(settings: MasterSettings) -> AsyncIterator[Services]:
     async with AsyncExitStack() as stack:
         store = await Store.open(settings.sqlalchemy_url, data_dir=settings.data_dir)
         stack.push_async_callback(store.close)
-        registry = Registry(heartbeat_s=settings.heartbeat_s, connect_timeout_s=settings.connect_timeout_s)
+        authority = await _authority(settings)
+        registry = Registry(
+            heartbeat_s=settings.heartbeat_s,
+            connect_timeout_s=settings.connect_timeout_s,
+            authority=authority.certificate if authority else None,
+        )
         stack.push_async_callback(registry.close)
         dispatcher = Dispatcher(registry, Limits.of(settings), max_waiting=settings.max_waiting_calls)
         await _know_nodes(settings, store, registry)
         council = CouncilService(settings=settings, store=store, registry=registry, dispatcher=dispatcher)
         await stack.enter_async_context(council.running())
-        yield Services(settings, store, registry, dispatcher, council)
+        keyring = KeyRing(store.access, registry, admin_key=settings.key)
+        renewing = asyncio.create_task(authority.renewing()) if authority else None
+        try:
+            yield Services(settings, store, registry, dispatcher, council, keyring, authority)
+        finally:
+            if renewing is not None:
+                renewing.cancel()
+                await asyncio.gather(renewing, return_exceptions=True)
+
+
+async def _authority(settings: MasterSettings) -> ClusterAuthority | None:
+    """The cluster's authority where other machines are served over TLS."""
+    if not settings.serves_tls:
+        return None
+    # Late and in a thread: it imports the cryptography that a master on loopback never needs.
+    from master.authority import ClusterAuthority
+
+    return await asyncio.to_thread(
+        ClusterAuthority.open, settings.data_dir, host=settings.host, own=settings.own_certificate
+    )
 
 
 async def _know_nodes(settings: MasterSettings, store: Store, registry: Registry) -> None:
@@ -85,6 +124,7 @@ async def _know_nodes(settings: MasterSettings, store: Store, registry: Registry
         registry.add(url, name=name, key=key)
     for stored in await store.nodes.list():
         try:
-            registry.add(stored.url, name=stored.name, key=stored.key).draining = stored.draining
-        except ConflictError as error:
+            node = registry.add(stored.url, name=stored.name, key=stored.key, fingerprint=stored.fingerprint)
+            node.draining = stored.draining
+        except CouncilError as error:
             _log.warning("stored node skipped", node=stored.name, reason=error.detail)

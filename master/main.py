@@ -11,12 +11,14 @@ import json
 import os
 import signal
 import socket
+import ssl
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import uvicorn
+from fastapi import FastAPI
 
 from common import logs
 from common.errors import ConflictError, CouncilError, SettingsError
@@ -99,6 +101,7 @@ async def _serve(
             ws_max_size=64 * 1024,
             server_header=False,
             lifespan="off",
+            ssl_context_factory=_tls_of(app) if settings.serves_tls else None,
         )
     )
     async with app.router.lifespan_context(app):
@@ -116,6 +119,18 @@ async def _serve(
             ready.cancel()
             await serving
     return 0
+
+
+def _tls_of(app: FastAPI) -> Callable[[uvicorn.Config, Callable[[], ssl.SSLContext]], ssl.SSLContext]:
+    """What makes the server's context once the services run, which own the authority."""
+
+    def context(_config: uvicorn.Config, _default: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
+        services: Services = app.state.services
+        if services.authority is None:
+            raise AssertionError("a master that serves TLS has an authority")
+        return services.authority.context
+
+    return context
 
 
 class _Server(uvicorn.Server):
@@ -175,7 +190,7 @@ def _announce(settings: MasterSettings, listener: socket.socket, port_file: Path
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     line = json.dumps(
         {
-            "url": f"http://{host}:{listener.getsockname()[1]}",
+            "url": f"{'https' if settings.serves_tls else 'http'}://{host}:{listener.getsockname()[1]}",
             "name": settings.name,
             "pid": os.getpid(),
         }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from fastapi import Depends, Request
 
@@ -12,7 +12,11 @@ from common.settings import MasterSettings
 from master.cluster.dispatch import Dispatcher
 from master.cluster.registry import Registry
 from master.council.service import CouncilService
+from master.keyring import KeyRing
 from master.state.store import Store
+
+if TYPE_CHECKING:
+    from master.authority import ClusterAuthority
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +26,8 @@ class Services:
     registry: Registry
     dispatcher: Dispatcher
     council: CouncilService
+    keyring: KeyRing
+    authority: ClusterAuthority | None
     started_at: float = field(default_factory=time.monotonic)
 
 

@@ -53,15 +53,13 @@ async def list_workers(master: Master) -> dict[str, Any]:
 @router.post("", status_code=201)
 async def add_worker(body: AddWorker, master: Master) -> dict[str, Any]:
     """Register a node. It has to answer now, as a worker node of this protocol and with this key."""
-    if body.fingerprint is not None:
-        raise InvalidRequestError("nodes speak plain HTTP so far; a fingerprint cannot be checked yet")
-    node = master.registry.add(body.url, name=body.name, key=body.key)
+    node = master.registry.add(body.url, name=body.name, key=body.key, fingerprint=body.fingerprint)
     try:
         health = await node.client.health()
         if health.role != "worker":
             raise NodeUnreachableError(f"{node.client.url} is a {health.role}, not a worker node")
         await node.client.models()
-        await master.store.nodes.add(node.name, node.client.url, body.key, None)
+        await master.store.nodes.add(node.name, node.client.url, body.key, body.fingerprint)
     except (CouncilError, asyncio.CancelledError) as error:
         await master.registry.remove(node.name)
         if isinstance(error, UnauthorizedError):

@@ -1,43 +1,100 @@
 """The one place where every route asks for permission: HTTP and WebSocket, before any route is chosen.
 
-On loopback nobody needs a key. Off loopback every path but `/health` needs one, as `Authorization: Bearer`
-or as the cookie that `POST /api/login` sets. Everywhere the `Host` and the `Origin` of a browser are
-checked: another site must reach neither the API nor a socket (DNS rebinding, cross-site requests).
+On loopback nobody needs a key. Off loopback every path but `/health` and the page's own files needs one, as
+`Authorization: Bearer` or as the cookie that `POST /api/login` sets; `permission.needed` says which.
+Everywhere the `Host` and the `Origin` of a browser are checked: another site must reach neither the API nor a
+socket (DNS rebinding, cross-site requests).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from http.cookies import SimpleCookie
+import ipaddress
+import time
+from http.cookies import CookieError, SimpleCookie
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from common.errors import CouncilError, ForbiddenError, PayloadTooLargeError, UnauthorizedError
-from common.security import bearer, is_loopback, keys_match
+from common.attempts import Attempts, peer_of
+from common.errors import (
+    CouncilError,
+    ForbiddenError,
+    PayloadTooLargeError,
+    TooManyAttemptsError,
+    UnauthorizedError,
+)
+from common.security import bearer, digest_of, is_loopback
+from master.api.permission import Need, needed
 from master.api.problems import problem_response
+from master.keyring import KeyRing
 
 COOKIE = "council_key"
 MAX_BODY_BYTES = 1024 * 1024
-_OPEN_PATHS = frozenset({"/health"})
-# What a browser needs before a person has logged in: the page itself, which holds no data.
-_OPEN_PREFIXES = ("/assets/",)
-_LOGIN_PATHS = frozenset({"/", "/api/login"})
+# Names that no public name server answers for: another site cannot make them point here.
+_LOCAL_SUFFIXES = (".local", ".lan", ".home", ".home.arpa", ".internal", ".localdomain")
 
 
-@dataclass(frozen=True, slots=True)
 class Access:
-    """Who may call: `key` is asked for when it is set; `hosts` are names the master may be called by."""
+    """Who may call this master, and how often somebody may guess.
 
-    key: str | None
-    loopback_only: bool
-    origins: frozenset[str]
+    `asks`: a key is asked for; `loopback_only`: it serves this machine only and must be called so.
+    """
 
-    @classmethod
-    def of(cls, *, host: str, key: str | None, insecure_lan: bool, cors_origins: list[str]) -> Access:
-        asked = None if is_loopback(host) or insecure_lan else key
-        return cls(asked, is_loopback(host), frozenset(cors_origins))
+    def __init__(self, *, host: str, insecure_lan: bool, cors_origins: list[str]) -> None:
+        self.loopback_only = is_loopback(host)
+        self.asks = not self.loopback_only and not insecure_lan
+        self.origins = frozenset(cors_origins)
+        self._attempts = Attempts()
+
+    async def admit(self, need: Need, key: str | None, peer: str, keyring: KeyRing) -> None:
+        """Return when the key is good for that need.
+
+        Raises `UnauthorizedError` (none, or a wrong one), `ForbiddenError` (somebody else's right) and
+        `TooManyAttemptsError` (this address guessed too often).
+        """
+        if key is None:
+            raise UnauthorizedError(_ASK[need])
+        digest = digest_of(key)
+        wait_s = self._attempts.wait_s(peer, digest, time.monotonic())
+        if wait_s > 0:
+            raise TooManyAttemptsError(
+                f"too many wrong keys came from {peer}; try again in {wait_s:.0f} s", retry_after_s=wait_s
+            )
+        good, forbidden = await _is_good(need, key, keyring)
+        if not good and not forbidden:
+            self._attempts.failed(peer, digest, time.monotonic())
+            raise UnauthorizedError(_WRONG[need])
+        self._attempts.passed(peer, digest)
+        if forbidden:
+            raise ForbiddenError("only an administrator's key may do that; see `council keys create --admin`")
+
+
+async def _is_good(need: Need, key: str, keyring: KeyRing) -> tuple[bool, bool]:
+    """Whether the key meets the need, and whether it is right but of the wrong kind."""
+    if need is Need.TOKEN:
+        return await keyring.token_lives(key), False
+    if need is Need.NODE:
+        return keyring.node_of(key) is not None, False
+    identity = await keyring.find(key)
+    if identity is None:
+        return False, False
+    allowed = need is Need.PERSON or identity.role == "admin"
+    return allowed, not allowed
+
+
+_ASK = {
+    Need.PERSON: "send a key as `Authorization: Bearer …`, or log in on the page",
+    Need.ADMIN: "send an administrator's key as `Authorization: Bearer …`",
+    Need.TOKEN: "send the join token as `Authorization: Bearer …`; `council worker token` prints one",
+    Need.NODE: "send the node's key as `Authorization: Bearer …`",
+}
+_WRONG = {
+    Need.PERSON: "that key is not known here, or was revoked",
+    Need.ADMIN: "that key is not known here, or was revoked",
+    Need.TOKEN: "this token is used up, too old or of another master; `council worker token` makes one",
+    Need.NODE: "this node is not, or no longer, part of the cluster; it can join with a new token",
+}
 
 
 class Guard:
@@ -53,7 +110,8 @@ class Guard:
             return
         headers = Headers(scope=scope)
         try:
-            self._check(scope, headers)
+            self._check_site(scope, headers)
+            await self._admit(scope, headers)
             if scope["type"] == "http":
                 receive = _limited(headers, receive)
         except CouncilError as error:
@@ -61,30 +119,53 @@ class Guard:
             return
         await self._app(scope, receive, send)
 
-    def _check(self, scope: Scope, headers: Headers) -> None:
+    def _check_site(self, scope: Scope, headers: Headers) -> None:
+        """The caller means this master, and no other site speaks through its browser."""
         host = headers.get("host", "")
         if self._access.loopback_only and not is_loopback(_host_name(host)):
             raise ForbiddenError(
                 f"this master serves its own machine only and was called as {host!r}; use http://127.0.0.1"
             )
+        # Where keys are asked for, a rebound name does no harm: its pages have no cookie of ours.
+        if not self._access.loopback_only and not self._access.asks and not self._is_local_name(host):
+            raise ForbiddenError(
+                f"this master was called as {host!r}, which may be another site's name for it; use its IP "
+                "address, or add that origin to COUNCIL_CORS_ORIGINS"
+            )
         origin = headers.get("origin")
         if origin is not None and not self._is_ours(origin, host) and _changes_or_streams(scope):
             raise ForbiddenError(f"pages of {origin} may not call this master; see COUNCIL_CORS_ORIGINS")
-        path = scope["path"]
-        if self._access.key is None or path in _OPEN_PATHS or path in _LOGIN_PATHS:
+
+    async def _admit(self, scope: Scope, headers: Headers) -> None:
+        method = "WEBSOCKET" if scope["type"] == "websocket" else scope["method"]
+        need = needed(method, scope["path"])
+        if need is Need.NOBODY or (method == "OPTIONS" and self._access.origins):
             return
-        if path.startswith(_OPEN_PREFIXES) or scope.get("method") == "OPTIONS":
+        if not self._access.asks and need in (Need.PERSON, Need.ADMIN):
             return
-        given = bearer(headers.get("authorization")) or _cookie(headers.get("cookie"))
-        if not keys_match(given, self._access.key):
-            raise UnauthorizedError(
-                "send the master's key as `Authorization: Bearer …`, or log in on the page"
-            )
+        key = bearer(headers.get("authorization")) or _cookie(headers.get("cookie"))
+        await self._access.admit(need, key, peer(scope), scope["app"].state.services.keyring)
 
     def _is_ours(self, origin: str, host: str) -> bool:
         return (
             urlsplit(origin).netloc == host or origin in self._access.origins or "*" in self._access.origins
         )
+
+    def _is_local_name(self, host: str) -> bool:
+        name = _host_name(host)
+        if "." not in name or name.endswith(_LOCAL_SUFFIXES):
+            return True
+        try:
+            ipaddress.ip_address(name)
+        except ValueError:
+            return any(urlsplit(origin).hostname == name for origin in self._access.origins)
+        return True
+
+
+def peer(scope: Scope) -> str:
+    """The address under which a caller's wrong keys are counted."""
+    client = scope.get("client")
+    return peer_of(client[0] if client else None)
 
 
 def _changes_or_streams(scope: Scope) -> bool:
@@ -99,7 +180,10 @@ def _host_name(host: str) -> str:
 def _cookie(header: str | None) -> str | None:
     if not header:
         return None
-    morsel = SimpleCookie(header).get(COOKIE)
+    try:
+        morsel = SimpleCookie(header).get(COOKIE)
+    except CookieError:
+        return None
     return morsel.value if morsel else None
 
 

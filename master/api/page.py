@@ -7,10 +7,11 @@ from fastapi.responses import FileResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import frontend
-from common.errors import NotFoundError, UnauthorizedError
-from common.security import keys_match
-from master.api.guard import COOKIE, Access
+from common.errors import NotFoundError
+from master.api.guard import COOKIE, Access, peer
+from master.api.permission import Need
 from master.api.schemas import Login
+from master.services import Master
 
 router = APIRouter(include_in_schema=False)
 
@@ -31,11 +32,11 @@ async def asset(request: Request) -> Response:
 
 
 @router.post("/api/login", status_code=204)
-async def login(body: Login, request: Request, response: Response) -> None:
+async def login(body: Login, request: Request, response: Response, master: Master) -> None:
     """Trade the key for a cookie that scripts cannot read."""
     access: Access = request.app.state.access
-    if access.key is not None and not keys_match(body.key, access.key):
-        raise UnauthorizedError("that is not the master's key")
+    if access.asks:
+        await access.admit(Need.PERSON, body.key, peer(request.scope), master.keyring)
     response.set_cookie(
         COOKIE,
         body.key,

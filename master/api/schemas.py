@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, field_validator
@@ -102,6 +102,30 @@ class AddWorker(_Body):
     name: str | None = Field(None, max_length=63)
     key: str | None = Field(None, max_length=500)
     fingerprint: str | None = Field(None, max_length=200)
+
+
+class CreateKey(_Body):
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,62}$")
+    role: Literal["person", "admin"] = "person"
+
+
+class CreateToken(_Body):
+    ttl_s: float = Field(900.0, ge=1, le=7 * 24 * 3600)
+
+
+class Join(_Body):
+    """What a node tells when it joins: its name, its port, and a request for a certificate (PEM)."""
+
+    name: str = Field(max_length=63)
+    port: int = Field(ge=1, le=65535)
+    request: str | None = Field(None, max_length=10_000)
+
+
+class Renew(_Body):
+    """What a node tells when it starts, and now and then: its port, and a request for a certificate."""
+
+    port: int = Field(ge=1, le=65535)
+    request: str | None = Field(None, max_length=10_000)
 
 
 class PullModel(_Body):

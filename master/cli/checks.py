@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Level = Literal["ok", "warn", "fail"]
 LITTLE_SPACE_BYTES = 2 * 1000**3  # one small model and a database
 NO_SPACE_BYTES = 100 * 1000**2
-OF_THE_COMMAND = frozenset({"COUNCIL_URL", "COUNCIL_KEY", "COUNCIL_CONFIG"})
+OF_THE_COMMAND = frozenset({"COUNCIL_URL", "COUNCIL_KEY", "COUNCIL_CONFIG", "COUNCIL_CA"})
 
 
 @dataclass(frozen=True, slots=True)

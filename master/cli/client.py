@@ -12,6 +12,7 @@ import httpx
 from common.errors import from_problem
 from common.protocol import LineSplitter
 from master.cli.failure import CommandFailedError, NoMasterError, from_council_error
+from master.cli.trust import HINT, is_untrusted, verify
 
 CONNECT_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 60.0
@@ -23,12 +24,14 @@ class MasterClient:
     def __init__(self, url: str, key: str | None = None, *, read_timeout_s: float = READ_TIMEOUT_S) -> None:
         self.url = url.rstrip("/")
         self.key = key
+        self.verify = verify(url)
         try:
             self._http = httpx.AsyncClient(
                 base_url=self.url,
                 headers=self.headers,
                 timeout=httpx.Timeout(read_timeout_s, connect=CONNECT_TIMEOUT_S),
                 trust_env=False,
+                verify=self.verify,
             )
         except (httpx.InvalidURL, ValueError) as error:
             raise NoMasterError(url, f"not an address: {error}") from error
@@ -92,6 +95,10 @@ class MasterClient:
         except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
             raise NoMasterError(self.url, "an address looks like http://192.168.1.20:8000") from error
         except httpx.TransportError as error:
+            if is_untrusted(error):
+                raise CommandFailedError(
+                    f"the certificate of {self.url} is not trusted here", hint=HINT
+                ) from error
             raise NoMasterError(self.url, str(error) or type(error).__name__) from error
 
 

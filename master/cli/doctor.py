@@ -83,6 +83,10 @@ def _master(url: str | None, address: str | None, health: dict[str, Any] | None)
                 "fail", "master", f"no master answers at {url}", "is it started? `council up` there"
             )
         return Finding("warn", "master", "none runs here; `council ask` brings up its own", "council up")
+    if health.get("role") == "untrusted":
+        from master.cli.trust import HINT
+
+        return Finding("fail", "master", f"the certificate of {address} is not trusted here", HINT)
     if health.get("role") != "master":
         return Finding("fail", "master", f"what answers at {address} is no master", "name it with --url")
     told = f"{health.get('name')} {health.get('version')} at {address}: {health.get('status')}"

@@ -75,6 +75,7 @@ class Follower:
                 self._address,
                 additional_headers=self._client.headers,
                 proxy=None,
+                ssl=self._client.verify or None,
                 max_size=MAX_MESSAGE_BYTES,
                 open_timeout=10,
                 close_timeout=2,

@@ -28,18 +28,23 @@ class Located:
     key: str | None
 
 
-async def probe(url: str) -> dict[str, Any] | None:
+async def probe(url: str, data_dir: Path | None = None) -> dict[str, Any] | None:
     """The health that `url` tells, whatever its status; `None` when nothing answers there.
 
-    What answers without being one of ours gives `{"role": "other"}`.
+    What answers without being one of ours gives `{"role": "other"}`; a certificate that is not trusted here
+    `{"role": "untrusted"}`. `data_dir`: see `trust.verify`.
     """
     import httpx
 
+    from master.cli.trust import is_untrusted, verify
+
     try:
-        async with httpx.AsyncClient(timeout=PROBE_TIMEOUT_S, trust_env=False) as http:
+        async with httpx.AsyncClient(
+            timeout=PROBE_TIMEOUT_S, trust_env=False, verify=verify(url, data_dir)
+        ) as http:
             response = await http.get(f"{url.rstrip('/')}/health")
-    except (httpx.TransportError, httpx.InvalidURL, ValueError):
-        return None
+    except (httpx.TransportError, httpx.InvalidURL, ValueError) as error:
+        return {"role": "untrusted"} if is_untrusted(error) else None
     try:
         health = response.json()
     except ValueError:
@@ -77,6 +82,10 @@ async def require(url: str | None, key: str | None) -> Located:
 def _require_master(url: str, health: dict[str, Any] | None) -> None:
     if health is None:
         raise NoMasterError(url)
+    if health.get("role") == "untrusted":
+        from master.cli.trust import HINT
+
+        raise CommandFailedError(f"the certificate of {url} is not trusted here", hint=HINT)
     if health.get("role") == "worker":
         raise CommandFailedError(
             f"{url} is the worker node {health.get('name')}, not a master",
@@ -101,7 +110,7 @@ def default_url(settings: MasterSettings) -> str:
     host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)
     if ":" in host and not host.startswith("["):
         host = f"[{host}]"
-    return f"http://{host}:{settings.port}"
+    return f"{'https' if settings.serves_tls else 'http'}://{host}:{settings.port}"
 
 
 def reachable(url: str) -> str:
@@ -110,12 +119,12 @@ def reachable(url: str) -> str:
 
 
 def local_addresses(settings: MasterSettings) -> list[str]:
-    """Where a master of this machine may answer: the usual port, and the one noted in the data folder."""
-    found = [default_url(settings)]
-    noted = read_running(settings.data_dir)
-    if noted and noted not in found:
-        found.append(noted)
-    return found
+    """Where a master of this machine may answer: the usual port, the one noted in the data folder, and the
+    usual port over TLS, since its flags are not known here.
+    """
+    usual = default_url(settings)
+    found = [usual, read_running(settings.data_dir), usual.replace("http://", "https://")]
+    return list(dict.fromkeys(address for address in found if address))
 
 
 def read_running(data_dir: Path) -> str | None:

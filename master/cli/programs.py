@@ -101,8 +101,10 @@ class Child:
         assert self._process is not None
         return await self._process.wait()
 
-    async def until_ready(self, *, within_s: float = READY_WITHIN_S) -> dict[str, Any]:
-        """Wait until the master has a node with models, and return its health.
+    async def until_ready(
+        self, *, within_s: float = READY_WITHIN_S, data_dir: Path | None = None
+    ) -> dict[str, Any]:
+        """Wait until the master has a node with models, and return its health. `data_dir`: its folder.
 
         Raises `CommandFailedError` when it ends before, or the time is over.
         """
@@ -111,7 +113,7 @@ class Child:
         url = reachable(str(self.ready["url"]))
         deadline = asyncio.get_running_loop().time() + within_s
         while True:
-            health = await probe(url) or {}
+            health = await probe(url, data_dir) or {}
             checks = health.get("checks") or {}
             if health.get("status") in ("healthy", "degraded") and checks.get("models") != "none":
                 return health

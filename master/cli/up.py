@@ -61,7 +61,7 @@ async def _up(settings: MasterSettings, config: Path | None, node_port: int | No
     tell("starting the council … (Ctrl-C stops it)")
     child = Child("master", arguments, echo=True, stop_within_s=40.0, **_environment(node_port))
     with Interrupts(signal.SIGTERM) as interrupts:
-        running = asyncio.create_task(_run(child, browser))
+        running = asyncio.create_task(_run(child, browser, settings))
         first = asyncio.create_task(interrupts.first.wait())
         second = asyncio.create_task(interrupts.second.wait())
         try:
@@ -82,7 +82,7 @@ async def _up(settings: MasterSettings, config: Path | None, node_port: int | No
                 note.unlink(missing_ok=True)
 
 
-async def _run(child: object, browser: bool) -> int:
+async def _run(child: object, browser: bool, settings: MasterSettings) -> int:
     """Serve until the child ends by itself; its exit code, never 0."""
     import socket
 
@@ -96,8 +96,9 @@ async def _run(child: object, browser: bool) -> int:
         url = reachable(told)
         typer.echo(f"The council is at {url}")
         if url != told:
-            typer.echo(f"Other machines reach it at http://{socket.gethostname()}:{url.rsplit(':', 1)[-1]}")
-        health = await child.until_ready()
+            scheme, port = url.partition(":")[0], url.rsplit(":", 1)[-1]
+            typer.echo(f"Other machines reach it at {scheme}://{socket.gethostname()}:{port}")
+        health = await child.until_ready(data_dir=settings.data_dir)
         typer.echo(f'Ready ({health.get("status")}). Ask on the page, or: council ask --url {url} "…"')
         if browser and _can_show_a_page():
             import webbrowser
@@ -130,7 +131,7 @@ async def _refuse_a_second(settings: MasterSettings) -> None:
     holder = listener_on(settings.host, settings.port) if settings.port else None
     if holder is not None:
         url = default_url(settings)
-        health = await probe(url) or {}
+        health = await probe(url, settings.data_dir) or {}
         if health.get("role") == "master":
             raise CommandFailedError(f"a council runs already at {url}: {holder}", hint=hint)
         raise CommandFailedError(
@@ -138,7 +139,7 @@ async def _refuse_a_second(settings: MasterSettings) -> None:
             hint=f"choose another: council up --port {settings.port + 10}",
         )
     running = read_running(settings.data_dir)
-    if running and (await probe(running) or {}).get("role") == "master":
+    if running and (await probe(running, settings.data_dir) or {}).get("role") == "master":
         port = int(running.rsplit(":", 1)[-1])
         raise CommandFailedError(
             f"the data folder {settings.data_dir} is used by the council at {running}: "

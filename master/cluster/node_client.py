@@ -10,7 +10,7 @@ import aiohttp
 import httpx
 import msgspec
 
-from common import errors
+from common import errors, tls
 from common.http_client import make_client, make_transport
 from common.protocol import (
     EmbedResponse,
@@ -23,6 +23,7 @@ from common.protocol import (
     encoder,
     stream_decoder,
 )
+from common.tls import Trust
 
 _T = TypeVar("_T")
 _JSON = {"content-type": "application/json"}
@@ -48,13 +49,16 @@ _embed_decoder = msgspec.json.Decoder(EmbedResponse)
 
 
 class NodeClient:
-    """One node by URL and key. Raises only errors of `common.errors`."""
+    """One node by URL, key and certificate. Raises only errors of `common.errors`."""
 
-    def __init__(self, name: str, url: str, key: str | None, *, connect_timeout_s: float) -> None:
+    def __init__(
+        self, name: str, url: str, key: str | None, *, connect_timeout_s: float, trust: Trust | None = None
+    ) -> None:
         self.name = name
         self.url = url.rstrip("/")
+        self.key = key
         headers = {"authorization": f"Bearer {key}"} if key else {}
-        self._transport = make_transport()
+        self._transport = make_transport(trust=trust)
         self._client = make_client(
             self.url, connect_timeout_s=connect_timeout_s, headers=headers, transport=self._transport
         )
@@ -186,6 +190,11 @@ class NodeClient:
         )
 
     def _unreachable(self, error: Exception) -> errors.NodeUnreachableError:
+        reason = tls.explain(error)
+        if reason is not None:
+            return errors.UntrustedPeerError(
+                f"what answers at {self.url} is not trusted to be {self.name}: {reason}", node=self.name
+            )
         return errors.NodeUnreachableError(
             f"{self.name} does not answer at {self.url} ({type(error).__name__}); "
             "is `council node start` running there?",

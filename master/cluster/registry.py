@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import ssl
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from urllib.parse import urlsplit
 from common.errors import ConflictError, CouncilError, InvalidRequestError, NotFoundError
 from common.logs import get_logger
 from common.protocol import EngineInfo, Health, ModelInfo
+from common.tls import Trust, node_name
 from master.cluster import model_names
 from master.cluster.breaker import Breaker
 from master.cluster.node_client import NodeClient
@@ -63,11 +65,13 @@ class Node:
 class Registry:
     """All nodes by name. `on_change` is called after each heartbeat that may let a waiting call run."""
 
-    def __init__(self, *, heartbeat_s: float, connect_timeout_s: float) -> None:
+    def __init__(self, *, heartbeat_s: float, connect_timeout_s: float, authority: str | None = None) -> None:
         self.nodes: dict[str, Node] = {}
         self.on_change: Callable[[], None] = lambda: None
         self._heartbeat_s = heartbeat_s
         self._connect_timeout_s = connect_timeout_s
+        # One context for all nodes: the authority is the same, the name that is asked for differs.
+        self._authority = ssl.create_default_context(cadata=authority) if authority else None
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._expected: set[str] = set()
         self._settled = asyncio.Event()
@@ -86,24 +90,55 @@ class Registry:
         except TimeoutError:
             return
 
-    def add(self, url: str, *, name: str | None = None, key: str | None = None) -> Node:
-        """Know a node from now on; its heartbeat starts at once. Raises on a bad URL or a taken name."""
+    def add(
+        self, url: str, *, name: str | None = None, key: str | None = None, fingerprint: str | None = None
+    ) -> Node:
+        """Know a node from now on; its heartbeat starts at once. Raises on a bad URL or a taken name.
+
+        Over HTTPS a node shows the certificate of that `fingerprint`, or else one that the cluster's
+        authority signed for its name.
+        """
         checked = check_url(url)
         chosen = name or default_name(checked)
-        if not _NAME.match(chosen):
-            raise InvalidRequestError(
-                f"{chosen!r} is no name for a node: letters, digits, '.', '_' and '-', at most 63"
-            )
+        self.check_name(chosen)
         if chosen in self.nodes:
             raise ConflictError(f"a node named {chosen} is known already; choose another --name")
         if any(node.client.url == checked for node in self.nodes.values()):
             raise ConflictError(f"{checked} is known already")
-        client = NodeClient(chosen, checked, key, connect_timeout_s=self._connect_timeout_s)
+        trust = self._trust(checked, chosen, fingerprint)
+        client = NodeClient(chosen, checked, key, connect_timeout_s=self._connect_timeout_s, trust=trust)
         self._expected.discard(chosen)
         node = Node(chosen, client)
         self.nodes[chosen] = node
         self._tasks[chosen] = asyncio.create_task(self._watch(node), name=f"heartbeat {chosen}")
         return node
+
+    @staticmethod
+    def check_name(name: str) -> None:
+        """Raise `InvalidRequestError` when a node may not be called so."""
+        if not _NAME.match(name):
+            raise InvalidRequestError(
+                f"{name!r} is no name for a node: letters, digits, '.', '_' and '-', at most 63"
+            )
+
+    async def move(self, name: str, url: str) -> None:
+        """A node of the cluster's authority has another address now; calls that run there end."""
+        node = self.get(name)
+        await self.remove(name)
+        self.add(url, name=name, key=node.client.key).draining = node.draining
+
+    def _trust(self, url: str, name: str, fingerprint: str | None) -> Trust | None:
+        if not url.startswith("https://"):
+            if fingerprint is not None:
+                raise InvalidRequestError(f"a fingerprint needs an address with https://, not {url}")
+            return None
+        if fingerprint is not None:
+            return Trust.of_fingerprint(fingerprint)
+        if self._authority is None:
+            raise InvalidRequestError(
+                f"{url} needs its fingerprint, which `council node start` prints there: --fingerprint F"
+            )
+        return Trust(self._authority, node_name(name))
 
     def get(self, name: str) -> Node:
         try:

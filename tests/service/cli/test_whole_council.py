@@ -183,11 +183,16 @@ def test_off_loopback_a_key_is_required_before_anything_starts(
 def test_a_council_for_other_machines_names_both_addresses(council: Council, quiet: dict[str, Any]) -> None:
     quiet["COUNCIL_KEY"] = "lc_0123456789abcdef"
     with council.start("up", "--host", "0.0.0.0", "--no-browser", **quiet) as process:
-        assert f"http://127.0.0.1:{quiet['COUNCIL_PORT']}" in wait_for_line(process, "The council is at")
+        assert f"https://127.0.0.1:{quiet['COUNCIL_PORT']}" in wait_for_line(process, "The council is at")
         assert "0.0.0.0" not in wait_for_line(process, "Other machines")
         wait_for_line(process, "Ready")
         assert council.run("models", "list", **quiet).code == 0
         assert council.run("models", "list", "--key", "wrong", **{**quiet, "COUNCIL_KEY": ""}).code == 1
+        stranger = {"COUNCIL_DATA_DIR": str(council.home / "elsewhere"), "COUNCIL_KEY": quiet["COUNCIL_KEY"]}
+        untrusted = council.run(
+            "models", "list", "--url", f"https://127.0.0.1:{quiet['COUNCIL_PORT']}", **stranger
+        )
+        assert (untrusted.code, "export-ca" in untrusted.err) == (1, True)
         process.send_signal(signal.SIGTERM)
         assert process.wait(50) == 0
 

@@ -137,9 +137,9 @@ def test_a_setting_tells_where_it_comes_from(monkeypatch: pytest.MonkeyPatch, tm
 @pytest.mark.parametrize(
     ("host", "url"),
     [
-        ("0.0.0.0", "http://127.0.0.1:9"),
-        ("::", "http://[::1]:9"),
-        ("pc1", "http://pc1:9"),
+        ("0.0.0.0", "https://127.0.0.1:9"),
+        ("::", "https://[::1]:9"),
+        ("pc1", "https://pc1:9"),
         ("::1", "http://[::1]:9"),
     ],
 )

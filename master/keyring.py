@@ -1,0 +1,60 @@
+"""Who a key belongs to: people and programs, nodes of the cluster, and tokens of nodes that join."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from common.security import digest_of, keys_match
+from master.cluster.registry import Registry
+from master.state.access import AccessRepository, Role
+
+# Another master on the same database may have revoked a key meanwhile.
+_FRESH_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who calls: `name` is the key's, `setting` for COUNCIL_KEY."""
+
+    name: str
+    role: Role
+
+
+class KeyRing:
+    """The keys in memory, read from the database when they may have changed."""
+
+    def __init__(self, keys: AccessRepository, registry: Registry, *, admin_key: str | None) -> None:
+        self._keys = keys
+        self._registry = registry
+        self._admin_key = admin_key
+        self._known: dict[str, Identity] = {}
+        self._read_at = float("-inf")
+        self._changes = 0
+
+    async def find(self, key: str) -> Identity | None:
+        """Whose key this is. Raises storage errors."""
+        if keys_match(key, self._admin_key):
+            return Identity("setting", "admin")
+        if time.monotonic() - self._read_at > _FRESH_S:
+            began, changes = time.monotonic(), self._changes
+            self._known = {one.digest: Identity(one.name, one.role) for one in await self._keys.keys()}
+            if changes == self._changes:  # else a key was made or revoked while the old ones were read
+                self._read_at = began
+        return self._known.get(digest_of(key))
+
+    def forget(self) -> None:
+        """Read the keys anew before the next call is let in."""
+        self._changes += 1
+        self._read_at = float("-inf")
+
+    def node_of(self, key: str) -> str | None:
+        """The node that was given this key when it joined."""
+        found = None
+        for node in self._registry.nodes.values():
+            if keys_match(key, node.client.key):
+                found = node.name
+        return found
+
+    async def token_lives(self, token: str) -> bool:
+        return await self._keys.token_lives(digest_of(token))
