@@ -14,7 +14,7 @@ import socket
 import ssl
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import uvicorn
@@ -91,6 +91,7 @@ async def _serve(
     app = create_app(settings)
     # The lifespan is entered here and not by uvicorn: a start that fails must be an error, not a log line.
     server = _Server(
+        lambda: app.state.services.council.stop(),
         uvicorn.Config(
             app,
             log_config=None,
@@ -102,7 +103,7 @@ async def _serve(
             server_header=False,
             lifespan="off",
             ssl_context_factory=_tls_of(app) if settings.serves_tls else None,
-        )
+        ),
     )
     async with app.router.lifespan_context(app):
         services: Services = app.state.services
@@ -134,13 +135,18 @@ def _tls_of(app: FastAPI) -> Callable[[uvicorn.Config, Callable[[], ssl.SSLConte
 
 
 class _Server(uvicorn.Server):
-    """Tells when it is ready, and does not raise a signal again once it has stopped: that would cut our own
-    clean-up off.
+    """Tells when it is ready, lets `before_shutdown` end what holds connections open, and does not raise a
+    signal again once it has stopped: that would cut our own clean-up off.
     """
 
-    def __init__(self, config: uvicorn.Config) -> None:
+    def __init__(self, before_shutdown: Callable[[], Awaitable[None]], config: uvicorn.Config) -> None:
         super().__init__(config)
+        self._before_shutdown = before_shutdown
         self.ready = asyncio.Event()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await self._before_shutdown()
+        await super().shutdown(sockets)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)

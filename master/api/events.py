@@ -9,7 +9,7 @@ from uuid import UUID
 from fastapi import APIRouter, Query, Request, WebSocket, WebSocketDisconnect
 from fastapi.responses import Response, StreamingResponse
 
-from common.errors import CouncilError, InvalidRequestError, NotAcceptableError
+from common.errors import CouncilError, InvalidRequestError, NodeDrainingError, NotAcceptableError
 from master.council.events import EventLog, TooSlowError
 from master.council.runner import SessionRunner
 from master.council.service import CouncilService
@@ -23,7 +23,7 @@ _KEEP_ALIVE_S = 15.0
 
 @router.websocket("/{session_id}/events")
 async def watch_by_socket(socket: WebSocket, session_id: UUID, after: int = Query(0, ge=0)) -> None:
-    """Every event after a number, then 1000; 1013 for a socket too slow to follow."""
+    """Every event after a number, then 1000; 1013 for a socket too slow to follow, 1012 where we stop."""
     services: Services = socket.app.state.services
     await socket.accept()
     try:
@@ -50,6 +50,8 @@ async def _send_all(socket: WebSocket, log: EventLog, after: int) -> None:
         await socket.close(1000)
     except (TooSlowError, TimeoutError):
         await socket.close(1013, "too slow to follow; reconnect with ?after=")
+    except NodeDrainingError as error:
+        await socket.close(1012, error.detail)
     except (WebSocketDisconnect, RuntimeError):  # Starlette's words for a peer that has gone
         return
 
@@ -97,7 +99,7 @@ async def _as_sse(log: EventLog, after: int) -> AsyncIterator[bytes]:
             seq, data = pending.result()
             pending = None
             yield b"id: %d\ndata: %b\n\n" % (seq, data)
-    except (StopAsyncIteration, TooSlowError):
+    except (StopAsyncIteration, TooSlowError, NodeDrainingError):
         return
     finally:
         if pending is not None:

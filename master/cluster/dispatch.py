@@ -10,6 +10,7 @@ import asyncio
 import random
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 from common import errors
 from common.logs import bind, get_logger
@@ -89,10 +90,33 @@ class Dispatcher:
         self._limits = limits
         self._waiters: dict[str, tuple[asyncio.Future[Assignment], CallWatcher]] = {}
         self._prefix_nodes: dict[str, str] = {}
+        self._callers: set[asyncio.Task[Any]] = set()
+        self._stopping = False
         registry.on_change = self.pump
 
     async def run(self, call: Call, watcher: CallWatcher) -> Answer:
         """Run one call to its end. Raises the error of its last attempt, or why it found no node."""
+        caller = asyncio.current_task()
+        if self._stopping or caller is None:
+            raise _stopped()
+        self._callers.add(caller)
+        try:
+            return await self._run(call, watcher)
+        except asyncio.CancelledError:
+            if not self._stopping:
+                raise
+            caller.uncancel()
+            raise _stopped() from None
+        finally:
+            self._callers.discard(caller)
+
+    def stop(self) -> None:
+        """End every call that still runs, down to its engine: its caller hears that the master stops."""
+        self._stopping = True
+        for caller in self._callers:
+            caller.cancel()
+
+    async def _run(self, call: Call, watcher: CallWatcher) -> Answer:
         avoid: set[str] = set()
         moves = restarts = hand_backs = 0
         while True:
@@ -350,6 +374,10 @@ class Dispatcher:
         self._prefix_nodes[key] = node
         if len(self._prefix_nodes) > _PREFIXES_KEPT:
             del self._prefix_nodes[next(iter(self._prefix_nodes))]
+
+
+def _stopped() -> errors.NodeDrainingError:
+    return errors.NodeDrainingError("the master is stopping; ask again when it is back", retry_after_s=5.0)
 
 
 def _ms(seconds: float) -> float:

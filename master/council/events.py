@@ -14,6 +14,8 @@ from typing import Any
 
 import msgspec
 
+from common.errors import NodeDrainingError
+
 HELD_EVENTS = 20_000
 BLOCK = 10_000
 _REFILL_AT = BLOCK // 2
@@ -46,6 +48,7 @@ class EventLog:
         self.session_id = session_id
         self.head = head
         self.ended = False
+        self._interrupted = False
         self._opened_at = head
         self._snapshot = snapshot
         self._on_low = on_low
@@ -69,6 +72,11 @@ class EventLog:
         self.ended = True
         self._wake()
 
+    def interrupt(self) -> None:
+        """The master stops before the session's end: who watches has to come back later."""
+        self._interrupted = True
+        self._wake()
+
     def reopen(self) -> None:
         self.ended = False
 
@@ -80,7 +88,8 @@ class EventLog:
         """Events after a number (0: all), as (seq, JSON), to the end of the session.
 
         Where not everything after the number is held, it opens with a snapshot.
-        Raises `TooSlowError` when the watcher lags behind what is held.
+        Raises `TooSlowError` when the watcher lags behind what is held, `NodeDrainingError` when the master
+        stops first.
         """
         position = after
         if not self._holds(after):
@@ -93,6 +102,8 @@ class EventLog:
             if position == self.head:
                 if self.ended:
                     return
+                if self._interrupted:
+                    raise NodeDrainingError("the master is stopping; the session goes on when it is back")
                 await self._news.wait()
                 continue
             batch = [self._events[number - first] for number in range(position + 1, self.head + 1)]

@@ -15,6 +15,7 @@ import msgspec
 from common.errors import (
     ConflictError,
     InvalidRequestError,
+    NodeDrainingError,
     QueueFullError,
 )
 from common.logs import get_logger
@@ -62,13 +63,20 @@ class CouncilService:
         try:
             yield
         finally:
-            self._stopping = True
-            for handle in self._forget.values():
-                handle.cancel()
-            tasks = list(self._tasks.values())
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await self.stop()
+
+    async def stop(self) -> None:
+        """Stop the sessions so that they can be resumed, and let go of all who watch or wait. Safe twice."""
+        self._stopping = True
+        for handle in self._forget.values():
+            handle.cancel()
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for runner in self._runners.values():
+            runner.log.interrupt()
+        self._dispatcher.stop()
 
     async def _resume_all(self) -> None:
         for session_id in await self._store.sessions.unfinished():
@@ -79,6 +87,10 @@ class CouncilService:
             _log.info("session resumed", session_id=session_id, attempts=len(stored.records))
             fresh = runner.session.state is State.QUEUED
             self._start(runner, runner.session.start() if fresh else [])
+
+    def _refuse_when_stopping(self) -> None:
+        if self._stopping:
+            raise NodeDrainingError("the master is stopping; ask again when it is back", retry_after_s=5.0)
 
     @property
     def active(self) -> int:
@@ -94,6 +106,7 @@ class CouncilService:
         Raises `ModelUnavailableError`, `ConflictError` (the conversation is busy), `InvalidRequestError`
         (the key was used with another body), `QueueFullError`.
         """
+        self._refuse_when_stopping()
         body_hash = _hash(request)
         if idempotency_key is not None:
             known = await self._known(idempotency_key, body_hash)
@@ -168,10 +181,10 @@ class CouncilService:
     async def ended(self, session_id: str, within_s: float) -> bool:
         """Wait for the end, at most so long; hanging up cancels nothing."""
         task = self._tasks.get(session_id)
-        if task is None:
-            return True
-        done, _ = await asyncio.wait((task,), timeout=within_s)
-        return bool(done)
+        if task is not None:
+            await asyncio.wait((task,), timeout=within_s)
+        runner = self._runners.get(session_id)
+        return runner is None or (runner.log.ended and runner.session.is_over)
 
     async def cancel(self, session_id: str) -> CouncilSession:
         """End a session; one that has ended is a `ConflictError`."""
@@ -195,6 +208,7 @@ class CouncilService:
 
     async def retry(self, session_id: str, agent_id: str) -> CouncilSession:
         """Open run + 1 for one agent, or for the chairman. Raises `ConflictError` while the session runs."""
+        self._refuse_when_stopping()
         if await self._running(session_id):
             raise ConflictError("the session still runs; cancel it or wait for its end")
         runner = self._runners.get(session_id)

@@ -1,0 +1,105 @@
+"""The master stopped by a signal in every stage: exit 0, nothing left behind, the session resumes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests import processes
+from tests.service.master import rig
+from tests.service.master.rig import CHAIRMAN, MODELS, Rig, assert_full, ballot, labelled_answers
+from tests.standin import Reply, StandInModel, StandInOllama
+
+STAGES = ("opinions", "review", "synthesis")
+
+
+def models(slow_from: str) -> list[StandInModel]:
+    """Models that answer quickly, and write for half a minute from that stage on."""
+
+    def reply(request: dict[str, Any]) -> Reply | str:
+        prompt = request["messages"][-1]["content"]
+        stage = "review" if request.get("format") else "synthesis" if "chairman" in prompt else "opinions"
+        if stage == slow_from:
+            return Reply(tokens=tuple(" on" for _ in range(200)))
+        return ballot([(label, 7) for label in labelled_answers(request)]) if stage == "review" else "Well."
+
+    return [rig.model(name, token_ms=150, reply=reply) for name in MODELS]
+
+
+@asynccontextmanager
+async def all_in_one(folder: Path, standin: StandInOllama) -> AsyncIterator[Rig]:
+    """A master that keeps a node of its own, as `council up` does."""
+    env = {
+        "OLLAMA_BASE_URL": standin.base_url,
+        "COUNCIL_NODE_ENGINE": "ollama",
+        "COUNCIL_NODE_PORT": "0",
+        "OLLAMA_NUM_PARALLEL": "8",
+    }
+    async with processes.master(folder / "master", "--local-node", env=env) as master:
+        async with processes.client(master) as client:
+            yield Rig(folder, standin, {}, master, client)
+
+
+@pytest.mark.parametrize(
+    ("number", "stage"),
+    [
+        (signal.SIGINT, "idle"),
+        *((signal.SIGTERM, stage) for stage in STAGES),
+        (signal.SIGINT, "synthesis"),
+    ],
+)
+async def test_a_signal_ends_master_and_node_in_order_and_the_session_resumes(
+    tmp_path: Path, number: signal.Signals, stage: str
+) -> None:
+    async with StandInOllama(models(stage), slots=8, max_loaded=len(MODELS)) as standin:
+        async with all_in_one(tmp_path, standin) as running:
+            session_id = ""
+            watchers: list[asyncio.Task[Any]] = []
+            if stage == "idle":
+                await running.settle()
+            else:
+                session_id = (await running.open())["id"]
+                # A watcher and somebody who waits for the end must not hold the program up.
+                watchers = [
+                    asyncio.create_task(running.all_events(session_id)),
+                    asyncio.create_task(
+                        running.client.post("/api/council/sessions?wait=true", json={"question": "And?"})
+                    ),
+                ]
+                await running.writing(session_id, stage)
+            children = psutil.Process(running.master.pid).children(recursive=True)
+            assert len(children) == 1
+            began = time.monotonic()
+            running.master.process.send_signal(number)
+            assert await running.master.wait(15) == 0
+            assert time.monotonic() - began < 10
+            _, alive = await asyncio.to_thread(psutil.wait_procs, children, 3)
+            assert alive == []
+            with contextlib.suppress(Exception):
+                await asyncio.gather(*watchers, return_exceptions=True)
+            running.assert_no_traceback()
+        await standin.until(lambda server: not any(server.counters.in_flight.values()))
+        if stage == "idle":
+            return
+        finished = [one.text for one in standin.calls(kind="chat", outcome="done") if one.messages]
+        for name in MODELS:
+            standin.set_model(rig.model(name))
+        async with all_in_one(tmp_path, standin) as again:
+            session = await again.ended(session_id)
+            assert_full(session)
+            # What was finished before the signal was kept and not asked for again.
+            opinions = [one["opinion"] for one in session["agents"]]
+            if stage != "opinions":
+                assert set(opinions) <= set(finished)
+            await again.settle()
+        again.assert_no_traceback()
+    assert len(standin.calls(model=CHAIRMAN, kind="chat", outcome="done")) >= 1
