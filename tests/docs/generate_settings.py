@@ -27,6 +27,7 @@ OF_THE_COMMAND = {
     "COUNCIL_CONFIG": "Settings file (TOML) of both programs; the flag is `--config`.",
     "COUNCIL_URL": "Address of the master that `council` talks to; the flag is `--url`. The one that runs "
     "on this machine when unset.",
+    "COUNCIL_CA": "Certificate (PEM) of the authority that signed the master's, besides those of the system.",
 }
 _PLACES = {"data_dir": "`lan-council` in the user's data folder"}  # differs from machine to machine
 _WORDS = {str: "text", int: "whole number", float: "number", bool: "true or false", Path: "path"}
