@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -55,8 +55,8 @@ _model_decoder = msgspec.json.Decoder(ModelRequest)
 _pull_decoder = msgspec.json.Decoder(PullRequest)
 
 
-def create_app(service: NodeService, *, key: str | None, data_dir: Path) -> App:
-    """The ASGI application. `key=None`: nobody is asked for one (see `Gatekeeper`)."""
+def create_app(service: NodeService, *, keys: Sequence[str], data_dir: Path) -> App:
+    """The ASGI application. No `keys`: nobody is asked for one (see `Gatekeeper`)."""
     calls = GenerateRoute(service)
     hot = {"/api/generate": calls.generate, "/api/generate/batch": calls.batch}
     rest = _fastapi(service, data_dir)
@@ -67,7 +67,7 @@ def create_app(service: NodeService, *, key: str | None, data_dir: Path) -> App:
         else:
             await rest(scope, receive, send)
 
-    return Gatekeeper(route, key=key)
+    return Gatekeeper(route, keys=keys)
 
 
 def program_version() -> str:
@@ -208,4 +208,5 @@ async def _pull_lines(service: NodeService, wanted: PullRequest) -> AsyncIterato
 
 
 def _shown(progress: PullProgress) -> dict[str, Any]:
-    return {"status": progress.status, "completed": progress.completed, "total": progress.total}
+    shown = {"status": progress.status, "completed": progress.completed, "total": progress.total}
+    return shown if progress.licence is None else {**shown, "licence": progress.licence}

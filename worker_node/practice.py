@@ -6,15 +6,11 @@ real token counts. What they say means nothing, and everything that shows it say
 
 from __future__ import annotations
 
-import contextlib
 import os
 import secrets
-import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
+from worker_node.file_lock import locked
 from worker_node.gguf_header import read_header
 from worker_node.practice_text import TEMPERAMENTS
 
@@ -46,7 +42,7 @@ def write_practice_models(models_dir: Path) -> list[Path]:
     from worker_node.practice_model import write_gguf
 
     folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder / ".lock"):
+    with locked(folder / ".lock", timeout_s=_LOCK_TIMEOUT_S):
         for left_over in folder.glob("*.part"):  # of a writer that was killed: we hold the lock now
             left_over.unlink(missing_ok=True)
         for path, temperament in paths.items():
@@ -61,31 +57,3 @@ def write_practice_models(models_dir: Path) -> list[Path]:
             finally:
                 part.unlink(missing_ok=True)
     return list(paths)
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold a lock that the operating system frees when its holder dies, however it dies."""
-    with path.open("a+b") as file:
-        deadline = time.monotonic() + _LOCK_TIMEOUT_S
-        while not _try_lock(file):
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"another process has held {path} for {_LOCK_TIMEOUT_S:.0f} s")
-            time.sleep(0.02)
-        yield
-
-
-def _try_lock(file: IO[bytes]) -> bool:
-    try:
-        if sys.platform == "win32":
-            import msvcrt
-
-            file.seek(0)
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        return False
-    return True

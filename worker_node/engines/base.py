@@ -48,11 +48,12 @@ class Embedded:
 
 @dataclass(frozen=True, slots=True)
 class PullProgress:
-    """`completed` and `total` are bytes, `None` where the engine does not tell."""
+    """`completed` and `total` are bytes, `None` where the engine does not tell; `licence` is the model's."""
 
     status: str
     completed: int | None = None
     total: int | None = None
+    licence: str | None = None
 
 
 @dataclass(slots=True)

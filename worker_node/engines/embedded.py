@@ -24,7 +24,6 @@ from common.errors import (
     EngineFailedError,
     EngineUnavailableError,
     ModelNotFoundError,
-    NotSupportedError,
     StreamCutError,
 )
 from common.logs import get_logger
@@ -32,6 +31,7 @@ from common.protocol import EngineInfo, EngineName, GenerateRequest, ModelInfo
 from common.usage import TokenUsage
 from worker_node.engines.base import Embedded, Engine, EngineEvent, Finished, ModelLimits, PullProgress
 from worker_node.engines.gguf_folder import GgufFolder, GgufModel
+from worker_node.engines.hub_child import fetch_from_hub
 from worker_node.engines.llama_child import LlamaChild
 from worker_node.engines.loads import Loads
 from worker_node.engines.ollama_errors import error_of_body
@@ -340,12 +340,9 @@ class EmbeddedEngine(Engine):
         return child
 
     async def pull(self, model: str) -> AsyncIterator[PullProgress]:
-        raise NotSupportedError(
-            f"the embedded engine serves files: `council models get {model}` fetches one into "
-            f"{self._folder.folder}",
-            model=model,
-        )
-        yield  # makes this the generator that the interface asks for
+        async with aclosing(fetch_from_hub(model, self._folder.folder)) as news:
+            async for progress in news:
+                yield progress
 
     def process_ids(self) -> list[int]:
         children = [*self._children.values(), *([self._embedder] if self._embedder else [])]

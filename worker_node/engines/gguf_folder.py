@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.gguf_catalogue import NAME_OF_FILE
 from common.logs import get_logger
 from worker_node.gguf_header import GgufHeader, read_header
 from worker_node.practice import PRACTICE_TAG, write_practice_models
@@ -88,14 +89,19 @@ class GgufFolder:
         header = self._headers[key]
         if header is None:
             return None
-        return GgufModel(_PART.sub("", path.stem), path, size, stamp, header)
+        return GgufModel(_name_of(path), path, size, stamp, header)
 
     def damaged(self, name: str) -> Path | None:
         """The file of this name that was left out of the listing because its header cannot be read."""
         for (path, _), header in self._headers.items():
-            if header is None and path.stem == name and path.exists():
+            if header is None and _name_of(path) == name and path.exists():
                 return path
         return None
+
+
+def _name_of(path: Path) -> str:
+    """What the model is called: as in the catalogue where that has the file, else as the file."""
+    return NAME_OF_FILE.get(path.name.lower()) or _PART.sub("", path.stem)
 
 
 def _header(path: Path) -> GgufHeader | None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from common.errors import ContextOverflowError, EngineBusyError, ModelNotFoundError, NotSupportedError
+from common.errors import ContextOverflowError, EngineBusyError, ModelNotFoundError
 from common.protocol import Message
 from master.council.ballots import Ballot, ballot_schema, parse_ballot, worst_case_tokens
 from tests.random_weights import write_noise
@@ -366,9 +366,3 @@ async def test_health_tells_version_and_place(models_dir: Path) -> None:
         assert (info.status, info.kind, info.address) == ("connected", "embedded", str(models_dir))
         assert info.version is not None
         assert "xllamacpp" in info.version
-
-
-async def test_pull_says_what_to_type_instead(models_dir: Path) -> None:
-    async with running_engine(models_dir) as engine:
-        with pytest.raises(NotSupportedError, match="council models get"):
-            await anext(engine.pull("qwen2.5:0.5b"))

@@ -129,3 +129,9 @@ def test_a_header_cut_anywhere_is_refused(tmp_path: Path, length: int) -> None:
     path.write_bytes(whole[:length])
     with pytest.raises(ValueError, match="GGUF"):
         read_header(path)
+
+
+def test_a_file_of_the_catalogue_has_the_name_that_people_ask_for(tmp_path: Path, real: Path) -> None:
+    """Whether `council models get` brought it or a person copied it there."""
+    shutil.copy(real, tmp_path / "Qwen2.5-0.5B-Instruct-Q4_K_M.gguf")
+    assert list(GgufFolder(tmp_path, allow_practice=True).scan()) == ["qwen2.5:0.5b"]
