@@ -188,9 +188,18 @@ class SessionRunner:
                 await self._land(watcher.cancelled())
             raise
         except CouncilError as error:
-            await self._land(watcher.failed(error))
+            await self._land_whole(watcher.failed(error))
         else:
-            await self._land(watcher.done(answer))
+            await self._land_whole(watcher.done(answer))
+
+    async def _land_whole(self, record: AttemptRecord) -> None:
+        """Land the end of a call also where it is cancelled meanwhile: a committed row has to count."""
+        landing = asyncio.ensure_future(self._land(record))
+        try:
+            await asyncio.shield(landing)
+        except asyncio.CancelledError:
+            await landing
+            raise
 
     async def _land(self, record: AttemptRecord) -> None:
         """Commit a result, then let the core and the watchers know."""

@@ -196,6 +196,40 @@ async def test_a_master_killed_at_any_commit_ends_its_session_whole(
     await _dies_and_resumes(place, boundary)
 
 
+async def test_masters_that_die_again_and_again_while_they_resume_lose_and_repeat_nothing(
+    place: Place,
+) -> None:
+    data_dir = place.fresh()
+    life = await place.start(data_dir, (8, "before"))
+    assert await ask(life.url, QUESTION, key="k") is None
+    assert (await place.lives.ended()).exit_code == KILLED
+    # A life's first three commits are the resuming itself; every later one takes some calls further.
+    for number in (1, 2, 3, 4, 6, 7, 7, 8):
+        await place.quiet()
+        committed = rows(data_dir)
+        await place.start(data_dir, (number, "after"))
+        assert (await place.lives.ended()).exit_code == KILLED
+        kept = {_key(row): row for row in rows(data_dir)}
+        assert all(kept[_key(row)] == row for row in committed if row["outcome"] != "running")
+    await place.quiet()
+    session = await ask((await place.start(data_dir)).url, QUESTION, key="k")
+    assert session is not None
+    _is_whole(session)
+    attempts = rows(data_dir)
+    _adds_up(session, attempts, place.calls())
+    assert calls_of(attempts, "interrupted").total() > 3
+    finished = calls_of(attempts, "done")
+    assert finished == Counter(
+        {
+            **{("opinions", seat): 1 for seat in SEATS},
+            **{("review", seat): 1 + (seat == "m1") for seat in SEATS},
+            ("synthesis", CHAIRMAN): 1,
+            ("synthesis", "deputy"): 1,
+        }
+    )
+    assert len({_key(row) for row in attempts}) == len(attempts)
+
+
 # -- retries, cancellations, keys, an orderly stop --------------------------------------------------------
 
 
