@@ -13,10 +13,15 @@ Event = dict[str, Any]
 
 
 def socket_to(url: str, session_id: str, after: int | None = None, **more: Any) -> connect:
-    """`async with socket_to(…) as socket`; uncompressed, so that bytes sent are bytes on the way."""
+    """`async with socket_to(…) as socket`; uncompressed, so that bytes sent are bytes on the way.
+
+    Its queue is unbounded, or closing would wait ten seconds behind events that nobody reads any more.
+    """
     query = "" if after is None else f"?after={after}"
     address = f"{url.replace('http', 'ws', 1)}/api/council/sessions/{session_id}/events{query}"
-    return connect(address, compression=None, proxy=None, max_size=None, **more)
+    return connect(
+        address, **{"compression": None, "proxy": None, "max_size": None, "max_queue": None, **more}
+    )
 
 
 async def read(socket: ClientConnection) -> AsyncIterator[Event]:

@@ -122,7 +122,7 @@ async def test_hanging_up_while_waiting_cancels_nothing(cluster: Rig) -> None:
     cluster.standin.add_faults(Fault("stall", model="m1", after_tokens=2, stall_ms=500))
     headers = {"idempotency-key": "hanging up"}
     waiting = asyncio.create_task(cluster.client.post(f"{SESSIONS}?wait=true", json=BODY, headers=headers))
-    await cluster.standin.until(lambda s: len(s.calls(kind="chat")) == 3)
+    await cluster.standin.until(lambda s: len(s.calls(kind="chat")) == 3, 20)
     waiting.cancel()
     await asyncio.gather(waiting, return_exceptions=True)
     session = (await cluster.client.post(SESSIONS, json=BODY, headers=headers)).json()
@@ -158,7 +158,7 @@ async def test_a_deleted_session_is_gone_also_while_it_runs(cluster: Rig) -> Non
         assert (
             await cluster.client.get(f"/api/conversations/{session['conversation_id']}")
         ).status_code == 404
-    await cluster.standin.until(lambda s: all(one.outcome != "running" for one in s.log))
+    await cluster.standin.until(lambda s: all(one.outcome != "running" for one in s.log), 20)
 
 
 async def test_a_session_is_exported_as_a_document_and_as_data(cluster: Rig, held: dict[str, Any]) -> None:

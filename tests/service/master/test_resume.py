@@ -73,7 +73,7 @@ class Place:
 
     async def quiet(self) -> None:
         """Until the node has let go of the calls of a dead master."""
-        await self.standin.until(lambda s: all(one.outcome != "running" for one in s.log))
+        await self.standin.until(lambda s: all(one.outcome != "running" for one in s.log), 20)
 
     def calls(self) -> list[CallRecord]:
         return [one for one in self.standin.log if one.kind == "chat"]
@@ -359,7 +359,7 @@ async def test_a_master_stopped_in_order_leaves_a_session_that_goes_on_in_the_ne
     life = await place.start(data_dir)
     opened = await _post(life.url, "", json=QUESTION)
     assert opened is not None
-    await place.standin.until(lambda s: len(s.calls(kind="chat", outcome="done")) == 2)
+    await place.standin.until(lambda s: len(s.calls(kind="chat", outcome="done")) == 2, 20)
     await _writes(life.url, opened.json()["id"], "agent_3", pieces=3)
     ended = await place.lives.stop()
     assert ended.exit_code == 0

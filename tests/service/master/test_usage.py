@@ -153,7 +153,7 @@ async def test_a_cancelled_session_adds_up_with_what_was_written_until_then(clus
         opened["id"], lambda event: event["type"] == "call.delta" and event["agent_id"] == "agent_2"
     )
     await cluster.client.post(f"/api/council/sessions/{opened['id']}/cancel")
-    await cluster.standin.until(lambda s: all(one.outcome != "running" for one in s.log))
+    await cluster.standin.until(lambda s: all(one.outcome != "running" for one in s.log), 20)
     session = await cluster.get(opened["id"])
     attempts = _adds_up(cluster, session)
     [stopped] = [row for row in attempts if row["agent_id"] == "agent_2"]
