@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
 
 from common.errors import SettingsError, StorageFullError
 
@@ -15,7 +15,7 @@ class DataLock:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._file: BinaryIO | None = None
+        self._file: FileIO | None = None
 
     def acquire(self) -> None:
         """Take the lock or fail at once.
@@ -24,7 +24,8 @@ class DataLock:
         cannot be written.
         """
         try:
-            file = open(self._path, "a+b")  # held open as long as the lock
+            # Held open as long as the lock. Unbuffered: a full disk would refuse the rest at `close` again.
+            file = open(self._path, "a+b", buffering=0)
         except OSError as error:
             raise self._unusable(error) from error
         try:
@@ -34,7 +35,7 @@ class DataLock:
             raise
         self._file = file
 
-    def _take(self, file: BinaryIO) -> None:
+    def _take(self, file: FileIO) -> None:
         try:
             _lock(file)
         except (BlockingIOError, PermissionError) as error:  # POSIX and Windows, in this order
@@ -53,7 +54,6 @@ class DataLock:
             file.seek(0)
             file.truncate()
             file.write(str(os.getpid()).encode())
-            file.flush()
         except OSError as error:
             raise self._unusable(error) from error
 
@@ -72,12 +72,12 @@ class DataLock:
 if sys.platform == "win32":
     import msvcrt
 
-    def _lock(file: BinaryIO) -> None:
+    def _lock(file: FileIO) -> None:
         file.seek(1 << 30)  # beyond the process id, which others have to read
         msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
 
 else:
     import fcntl
 
-    def _lock(file: BinaryIO) -> None:
+    def _lock(file: FileIO) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
