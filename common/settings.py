@@ -54,6 +54,13 @@ class _Program(BaseSettings):
     )
     connect_timeout_s: float = Field(10.0, gt=0, description="Longest wait for a connection (seconds).")
 
+    @field_validator("key", check_fields=False)
+    @classmethod
+    def _key_is_long_enough(cls, value: str | None) -> str | None:
+        if value is not None and len(value) < 16:
+            raise ValueError("a key needs at least 16 characters; `council config new-key` prints one")
+        return value
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -338,13 +345,6 @@ class MasterSettings(_Program):
     event_retention_s: float = Field(
         600.0, ge=0, description="How long events are held after a session's end (seconds)."
     )
-
-    @field_validator("key")
-    @classmethod
-    def _key_is_long_enough(cls, value: str | None) -> str | None:
-        if value is not None and len(value) < 16:
-            raise ValueError("a key needs at least 16 characters; `council config new-key` prints one")
-        return value
 
     @property
     def serves_tls(self) -> bool:

@@ -133,12 +133,16 @@ def explain(error: BaseException | None) -> str | None:
     """Why a TLS connection was refused, in words; `None` when that was not the reason."""
     import aiohttp
 
+    chain: list[BaseException] = []
     while error is not None:
-        if isinstance(error, aiohttp.ServerFingerprintMismatch):
-            return f"its certificate has the fingerprint {error.got.hex()}, which is not the expected one"
-        if isinstance(error, ssl.SSLCertVerificationError):
-            return f"its certificate is not of this cluster ({error.verify_message})"
-        if isinstance(error, ssl.SSLError):
-            return f"it does not speak TLS as expected ({error.reason or error})"
+        chain.append(error)
         error = error.__cause__ or error.__context__
+    for one in reversed(chain):  # aiohttp's errors are `ssl`'s by name, and have lost their words
+        if isinstance(one, aiohttp.ServerFingerprintMismatch):
+            return f"its certificate has the fingerprint {one.got.hex()}, which is not the expected one"
+        if isinstance(one, ssl.SSLCertVerificationError):
+            words = getattr(one, "verify_message", None) or one
+            return f"its certificate is not of this cluster ({words})"
+        if isinstance(one, ssl.SSLError):
+            return f"it does not speak TLS as expected ({getattr(one, 'reason', None) or one})"
     return None

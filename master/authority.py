@@ -11,10 +11,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from common.addresses import own_addresses
 from common.errors import SettingsError
 from common.logs import get_logger
 from common.tls import MASTER_NAME, load_chain, node_name, read_private, server_context, write_private
-from master.addresses import own_addresses
 
 if TYPE_CHECKING:
     from common.certificates import Authority

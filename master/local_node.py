@@ -74,6 +74,8 @@ class LocalNode:
             str(self._port),
             "--data-dir",
             str(self._data_dir),
+            "--join",
+            "none",  # the folder may hold what this machine is in another cluster
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
         )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+import time
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
 from typing import Any
 
 import msgspec
 
+from common.attempts import Attempts, peer_of
 from common.errors import (
     PROBLEM_MEDIA_TYPE,
     CouncilError,
@@ -14,10 +16,11 @@ from common.errors import (
     InvalidRequestError,
     MalformedBodyError,
     PayloadTooLargeError,
+    TooManyAttemptsError,
     UnauthorizedError,
 )
 from common.protocol import encoder
-from common.security import bearer, keys_match
+from common.security import bearer, digest_of, keys_match
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -77,19 +80,20 @@ async def send_problem(send: Send, error: CouncilError) -> None:
 
 
 class Gatekeeper:
-    """Asks every request for the node's key, in one place for all routes, known and unknown.
+    """Asks every request for one of the node's keys, in one place for all routes, known and unknown.
 
-    `key=None`: nobody is asked, which the entry point allows on loopback only (or with `--insecure-lan`).
+    No `keys`: nobody is asked, which the entry point allows on loopback only (or with `--insecure-lan`).
     Then at least no web page may use the node through a visitor's browser: an `Origin` is refused.
     """
 
-    def __init__(self, app: App, *, key: str | None) -> None:
+    def __init__(self, app: App, *, keys: Sequence[str]) -> None:
         self._app = app
-        self._key = key
+        self._keys = tuple(keys)
+        self._attempts = Attempts()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] != OPEN_ROUTE:
-            refusal = self._refusal(scope["headers"])
+            refusal = self._refusal(scope)
             if refusal is not None:
                 await send_problem(send, refusal)
                 return
@@ -98,20 +102,32 @@ class Gatekeeper:
             return
         await self._app(scope, receive, send)
 
-    def _refusal(self, headers: Iterable[tuple[bytes, bytes]]) -> CouncilError | None:
+    def _refusal(self, scope: Scope) -> CouncilError | None:
         given: str | None = None
         origin = False
-        for name, value in headers:
+        for name, value in scope["headers"]:
             if name == b"authorization":
                 given = value.decode("latin-1")
             elif name == b"origin":
                 origin = True
-        if self._key is None:
+        if not self._keys:
             if origin:
                 return ForbiddenError("a node without a key does not answer web pages; set COUNCIL_NODE_KEY")
             return None
-        if keys_match(bearer(given), self._key):
+        key = bearer(given)
+        if key is None:
+            return UnauthorizedError("send the node's key as `Authorization: Bearer KEY`")
+        return self._judge(key, scope.get("client"))
+
+    def _judge(self, key: str, client: tuple[str, int] | None) -> CouncilError | None:
+        digest, peer, now = digest_of(key), peer_of(client[0] if client else None), time.monotonic()
+        wait_s = self._attempts.wait_s(peer, digest, now)
+        if wait_s > 0:
+            return TooManyAttemptsError(
+                f"too many wrong keys came from {peer}; try again in {wait_s:.0f} s", retry_after_s=wait_s
+            )
+        if any([keys_match(key, one) for one in self._keys]):
+            self._attempts.passed(peer, digest)
             return None
-        return UnauthorizedError(
-            "send the node's key as `Authorization: Bearer KEY` (COUNCIL_NODE_KEY there)"
-        )
+        self._attempts.failed(peer, digest, now)
+        return UnauthorizedError("that is not, or no longer, the key of this node")

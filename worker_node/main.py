@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 # What takes time to import comes late: `--help` answers at once.
 if TYPE_CHECKING:
     import asyncio
+    import ssl
 
     from common.settings import NodeSettings
+    from worker_node.membership import Membership
     from worker_node.server import Ready
 
 
@@ -20,7 +23,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The program. Returns its exit code: 0 stopped, 1 could not start, 2 wrong usage."""
     arguments = _parser().parse_args(argv)
     flags = {
-        name: getattr(arguments, name) for name in ("host", "port", "name", "data_dir", "engine", "log_level")
+        name: getattr(arguments, name)
+        for name in ("host", "port", "name", "data_dir", "engine", "log_level", "join", "token")
     }
     from common.errors import CouncilError
     from common.settings import NodeSettings
@@ -60,6 +64,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--engine", choices=("auto", "ollama", "openai", "embedded"))
     parser.add_argument("--config", type=Path, help="settings file in TOML (COUNCIL_CONFIG)")
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"))
+    parser.add_argument(
+        "--join", help="master to join, https://PC1:8000; auto looks for it (COUNCIL_NODE_JOIN)"
+    )
+    parser.add_argument("--token", help="what `council worker token` printed there (COUNCIL_NODE_TOKEN)")
     parser.add_argument("--insecure-lan", action="store_true", help="serve other machines without a key")
     parser.add_argument("--port-file", type=Path, help="write the address there as JSON when ready")
     parser.add_argument(
@@ -99,39 +107,72 @@ async def serve(
 
     `on_ready` is called once, when the node answers; setting `stop` does what SIGTERM does.
     """
-    import socket
-
-    from common.settings import require_key_off_loopback
-
-    require_key_off_loopback(
-        host=settings.host, key=settings.key, insecure_lan=settings.insecure_lan, program="node"
-    )
     from worker_node.app import create_app
     from worker_node.call import CallLimits
     from worker_node.engine_choice import choose_engines
     from worker_node.server import listen, run, url_of
     from worker_node.service import NodeService
+    from worker_node.standing import default_name, establish, settle
 
+    settings, kept = settle(settings)
     listener = listen(settings.host, settings.port)
+    port: int = listener.getsockname()[1]
     try:
+        member = await establish(settings, kept, port=port)
+        tls = _tls(settings, member)
         engines = await choose_engines(settings)
     except BaseException:
         listener.close()
         raise
     service = NodeService(
-        name=settings.name or socket.gethostname(),
+        name=settings.name or (member.name if member else default_name()),
         engines=engines,
         limits=CallLimits(settings.queue_timeout_s, settings.load_timeout_s),
         max_loaded_models=settings.max_loaded_models,
         max_queue=settings.max_queue,
     )
+    keys = [key for key in (settings.key, member.key if member else None) if key is not None]
     await run(
-        create_app(service, key=settings.key, data_dir=settings.data_dir),
+        create_app(service, keys=keys, data_dir=settings.data_dir),
         service,
         listener,
-        url=url_of(listener, settings.host),
+        url=url_of(listener, settings.host, "https" if tls else "http"),
         drain_timeout_s=settings.drain_timeout_s,
         on_ready=on_ready or (lambda _ready: None),
         stop=stop,
         stop_with_stdin=stop_with_stdin,
+        tls=tls,
+        beside=_beside(settings, member, port, tls),
     )
+
+
+def _tls(settings: NodeSettings, member: Membership | None) -> ssl.SSLContext | None:
+    """The server's context where other machines are served."""
+    if not settings.serves_tls or member is None:
+        return None
+    from common.tls import server_context
+
+    return server_context(member.chain, settings.data_dir)
+
+
+def _beside(
+    settings: NodeSettings, member: Membership | None, port: int, tls: ssl.SSLContext | None
+) -> list[Callable[[], Coroutine[object, object, None]]]:
+    """What a node does besides serving: a member tells its master where it is, a stranger says how
+    it is added.
+    """
+    if member is None:
+        return []
+    if member.master is not None:
+        from worker_node.joining import stay_known
+
+        return [partial(stay_known, member, port, settings.data_dir, tls)]
+    from common.addresses import url_for_others
+
+    url = url_for_others("https", settings.host, port)
+    sys.stderr.write(
+        f"No master knows this node yet. On the master's PC, type:\n  council worker add {url} "
+        f"--name {member.name} --key {settings.key or member.key} --fingerprint {member.fingerprint}\n"
+    )
+    sys.stderr.flush()
+    return []

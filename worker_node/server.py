@@ -10,8 +10,9 @@ import json
 import os
 import signal
 import socket
+import ssl
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -69,12 +70,12 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def url_of(listener: socket.socket, host: str) -> str:
+def url_of(listener: socket.socket, host: str, scheme: str = "http") -> str:
     """The address that reaches the socket from this machine."""
     port = listener.getsockname()[1]
     if host in ("0.0.0.0", "::", ""):
         host = "127.0.0.1"
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 class NodeServer(uvicorn.Server):
@@ -129,10 +130,12 @@ async def run(
     on_ready: Callable[[Ready], None],
     stop: asyncio.Event | None = None,
     stop_with_stdin: bool = False,
+    tls: ssl.SSLContext | None = None,
+    beside: Sequence[Callable[[], Coroutine[object, object, None]]] = (),
 ) -> None:
     """Serve until a signal, until `stop` is set, or with `stop_with_stdin` until standard input closes.
 
-    Then drain and return.
+    Then drain and return. `beside`: what runs as long as the node answers, and is cancelled then.
     """
     config = uvicorn.Config(
         app,
@@ -145,9 +148,16 @@ async def run(
         date_header=False,
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=_CLOSE_S,
+        ssl_context_factory=(lambda _config, _default: tls) if tls is not None else None,
     )
     ready = Ready(url, service.name, os.getpid())
-    server = NodeServer(config, stop_asked=stop or asyncio.Event(), on_started=lambda: on_ready(ready))
+    companions: list[asyncio.Task[None]] = []
+
+    def started() -> None:
+        companions.extend(group.create_task(one()) for one in beside)
+        on_ready(ready)
+
+    server = NodeServer(config, stop_asked=stop or asyncio.Event(), on_started=started)
     await service.start()
     gc.freeze()  # what start-up built stays: full collections need not look at it again
     try:
@@ -157,7 +167,8 @@ async def run(
                 _watch_stdin(asyncio.get_running_loop(), server.stop_asked)
             stopping = group.create_task(_stop_when_asked(server, service, drain_timeout_s))
             await asyncio.wait((serving,))
-            stopping.cancel()
+            for task in (stopping, *companions):
+                task.cancel()
     finally:
         await service.stop()
         listener.close()

@@ -10,11 +10,11 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
+from common.addresses import url_for_others
 from common.errors import ConflictError, InvalidRequestError, NotFoundError, UnauthorizedError
 from common.logs import get_logger
 from common.security import bearer, digest_of, is_loopback, new_key
 from common.tls import short_fingerprint
-from master.addresses import url_for_others
 from master.api import permission
 from master.api.schemas import CreateToken, Join, Renew
 from master.cluster.registry import Node, default_name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -83,7 +84,37 @@ async def test_a_node_without_a_key_does_not_answer_web_pages(tmp_path: Path) ->
         assert (await node.whole(model="m", prompt="x")).status_code == 200
 
 
-def test_a_node_without_a_key_refuses_to_serve_other_machines(tmp_path: Path) -> None:
-    with NodeProcess(tmp_path, "--host", "0.0.0.0", "--engine", "ollama") as node:
+def test_a_node_without_a_key_makes_one_for_other_machines_and_tells_how_it_is_added(tmp_path: Path) -> None:
+    with NodeProcess(tmp_path, "--host", "0.0.0.0", "--engine", "embedded") as node:
+        url = node.ready()["url"]
+        assert url.startswith("https://")
+        made = json.loads((tmp_path / "node.json").read_text())
+        assert (tmp_path / "node.json").stat().st_mode & 0o777 == 0o600
+        for key, status in ((None, 401), ("wrong" * 5, 401), (made["key"], 200)):
+            headers = {} if key is None else {"authorization": f"Bearer {key}"}
+            got = httpx.get(f"{url}/health/models", headers=headers, verify=False, trust_env=False)
+            assert got.status_code == status
+        node.process.terminate()
+        assert node.process.wait(20) == 0
+        told = node.errors()
+    assert f"--key {made['key']} --fingerprint " in told
+    assert "council worker add https://" in told
+
+
+def test_a_weak_key_is_refused(tmp_path: Path) -> None:
+    with NodeProcess(tmp_path, "--host", "0.0.0.0", COUNCIL_NODE_KEY="short") as node:
         assert node.process.wait(20) == 1
-        assert "COUNCIL_NODE_KEY" in node.errors()
+        assert "at least 16 characters" in node.errors()
+
+
+async def test_a_guesser_waits_longer_and_longer_and_the_master_does_not(node: Node) -> None:
+    assert (await node.client.get("/health/models")).status_code == 200
+    async with httpx.AsyncClient(base_url=node.url, trust_env=False) as stranger:
+        codes = [
+            (await stranger.get("/metrics", headers={"authorization": f"Bearer guess-{number}"})).status_code
+            for number in range(7)
+        ]
+        assert codes == [401] * 5 + [429] * 2
+        late = await stranger.get("/metrics", headers={"authorization": "Bearer another"})
+        assert int(late.headers["retry-after"]) >= 1
+    assert (await node.client.get("/health/models")).status_code == 200

@@ -1,0 +1,83 @@
+"""What a node is in a cluster: its name, key and certificate, kept in its data folder for the next start."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import msgspec
+
+from common.errors import SettingsError
+from common.security import new_key
+from common.tls import fingerprint_of, read_private, write_private
+
+FILE = "node.json"
+
+
+class Membership(msgspec.Struct, frozen=True, kw_only=True):
+    """A node's identity. `master` is the address that it joined, `None` for one that it made itself.
+
+    `private_key`, `request` (for a certificate), `certificate` (with the authority's behind it) and
+    `authority` are PEM; all `None` for a node that speaks plain HTTP.
+    """
+
+    name: str
+    key: str
+    master: str | None = None
+    private_key: str | None = None
+    certificate: str | None = None
+    request: str | None = None
+    authority: str | None = None
+
+    @property
+    def chain(self) -> str:
+        """Key and certificates in one text. Raises `SettingsError` when there are none."""
+        if self.private_key is None or self.certificate is None:
+            raise SettingsError(
+                "this node joined over plain HTTP and cannot serve other machines over TLS; join again "
+                "with a new token"
+            )
+        return self.private_key + self.certificate
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the node's own certificate, in hex."""
+        if self.certificate is None:
+            raise AssertionError("only a node with a certificate has a fingerprint")
+        end = "-----END CERTIFICATE-----"
+        return fingerprint_of(self.certificate.partition(end)[0] + end)
+
+
+def load(folder: Path) -> Membership | None:
+    """What an earlier start kept. Raises `SettingsError` when the file is damaged."""
+    path = folder / FILE
+    try:
+        kept = read_private(path)
+        return msgspec.json.decode(kept, type=Membership) if kept is not None else None
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{path} cannot be read ({error}); remove it and join again") from error
+
+
+def save(folder: Path, membership: Membership) -> None:
+    """Keep it, for the owner's eyes only."""
+    write_private(folder / FILE, msgspec.json.format(msgspec.json.encode(membership)).decode())
+
+
+async def make_own(name: str) -> Membership:
+    """An identity that nobody gave: a master knows it by key and fingerprint (`council worker add`)."""
+    private_key, certificate = await asyncio.to_thread(_self_signed, name)
+    return Membership(
+        name=name,
+        key=new_key("lcn"),
+        private_key=private_key,
+        certificate=certificate,
+    )
+
+
+def _self_signed(name: str) -> tuple[str, str]:
+    from datetime import UTC, datetime
+
+    from common.certificates import new_private_key, self_signed
+
+    key = new_private_key()
+    return key, self_signed(key, name, datetime.now(UTC))

@@ -1,0 +1,97 @@
+"""Where a node stands when it starts: alone, on its own identity, or as a member of a cluster."""
+
+from __future__ import annotations
+
+import re
+import socket
+
+from common.errors import CouncilError, SettingsError, UnauthorizedError
+from common.logs import get_logger
+from common.security import is_loopback
+from common.settings import NodeSettings
+from worker_node import membership
+from worker_node.membership import Membership
+
+log = get_logger(__name__)
+
+NONE, AUTO = "none", "auto"
+_EVERYWHERE = "0.0.0.0"
+
+
+def settle(settings: NodeSettings) -> tuple[NodeSettings, Membership | None]:
+    """The settings with the address to listen on, and the identity of an earlier start, where it applies.
+
+    A node that joins, or joined, a master on another machine listens on all interfaces unless it is told
+    otherwise. Raises `SettingsError`.
+    """
+    kept = None if settings.join == NONE else membership.load(settings.data_dir)
+    if "host" not in settings.model_fields_set and _serves_others(settings, kept):
+        settings = settings.model_copy(update={"host": _EVERYWHERE})
+    if kept is not None and is_loopback(settings.host) and kept.private_key is not None:
+        kept = None  # an identity for other machines, and none of them is served
+    return settings, kept
+
+
+async def establish(settings: NodeSettings, kept: Membership | None, *, port: int) -> Membership | None:
+    """Join, or be who we were, or make an identity of our own; `None` on loopback, where none is needed.
+
+    `port`: the one that is listened on. Raises what `joining.join` raises.
+    """
+    from worker_node import joining  # late: a node on its own machine needs none of it
+
+    if settings.join not in (None, NONE):
+        url, token = await _which_master(settings)
+        if kept is not None and kept.master == url and (kept.private_key is not None) == settings.serves_tls:
+            if not token or await _still_known(kept, port):
+                return kept
+        if not token:
+            raise SettingsError(
+                f"joining {url} takes a token: type `council worker token` there, and here what it prints"
+            )
+        name = settings.name or default_name()
+        joined = await joining.join(url, token, name=name, port=port, tls=settings.serves_tls)
+        membership.save(settings.data_dir, joined)
+        log.info("joined", master=url, as_node=joined.name)
+        return joined
+    if kept is None and settings.serves_tls:
+        kept = await membership.make_own(settings.name or default_name())
+        membership.save(settings.data_dir, kept)
+    return kept
+
+
+def default_name() -> str:
+    """This machine's name, as far as a node may be called so."""
+    return re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname()).strip("-._")[:63] or "node"
+
+
+async def _which_master(settings: NodeSettings) -> tuple[str, str | None]:
+    from worker_node import joining
+
+    assert settings.join is not None
+    return joining.master_url(settings.join, insecure_lan=settings.insecure_lan), settings.token
+
+
+async def _still_known(kept: Membership, port: int) -> bool:
+    """Whether the master takes this node for its own; one that does not answer has not said no."""
+    from worker_node import joining
+
+    try:
+        await joining.renew(kept, port)
+    except UnauthorizedError:
+        return False
+    except CouncilError as error:
+        log.warning("the master was not asked", master=kept.master, reason=error.detail)
+    return True
+
+
+def _serves_others(settings: NodeSettings, kept: Membership | None) -> bool:
+    if settings.join == AUTO:
+        return True
+    if settings.join is not None and settings.join != NONE:
+        return not _is_local(settings.join)
+    return kept is not None and kept.master is not None and kept.private_key is not None
+
+
+def _is_local(url: str) -> bool:
+    host = url.partition("://")[2] or url
+    return is_loopback(host.partition("/")[0].rpartition(":")[0] or host)
