@@ -203,6 +203,7 @@ class SessionRunner:
 
     async def _land(self, record: AttemptRecord) -> None:
         """Commit a result, then let the core and the watchers know."""
+        record = _storable(record)
         await self._commit(lambda: self._store.finish_attempt(self.id, record))
         TOKENS.labels(model=record.model, kind="prompt").inc(record.token_usage.prompt_tokens)
         TOKENS.labels(model=record.model, kind="completion").inc(record.token_usage.completion_tokens)
@@ -366,6 +367,13 @@ class _SeatWatcher:
         self._runner.log.publish(
             {"type": kind, "stage": self._due.stage, "agent_id": self._due.agent_id, **fields}
         )
+
+
+def _storable(record: AttemptRecord) -> AttemptRecord:
+    """Without NUL characters, which models can write and PostgreSQL does not take."""
+    if "\x00" not in record.text and "\x00" not in record.thinking:
+        return record
+    return replace(record, text=record.text.replace("\x00", ""), thinking=record.thinking.replace("\x00", ""))
 
 
 async def _cancel_all(tasks: set[asyncio.Task[None]]) -> None:

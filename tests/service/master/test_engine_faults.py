@@ -190,6 +190,14 @@ async def test_thinking_is_no_answer(cluster: Rig) -> None:
     assert channels == {"thinking"}
 
 
+async def test_a_nul_in_an_answer_is_left_out_of_what_is_kept(cluster: Rig) -> None:
+    cluster.standin.set_model(rig.model("m2", reply="A zero\x00 byte\x00."))
+    cluster.standin.add_faults(Fault("prose", model="m2", has_format=True, times=None))
+    session = await cluster.council()
+    assert session["agents"][1]["opinion"] == "A zero byte."
+    assert session["missing_agents"] == []
+
+
 async def test_every_model_failing_ends_the_session_as_failed_with_the_reasons(cluster: Rig) -> None:
     cluster.standin.add_faults(*(Fault("empty", model=name, times=None) for name in SEATS))
     session, events = await hold(cluster)

@@ -17,6 +17,7 @@ import pytest
 from tests import processes
 from tests.service.master import rig
 from tests.service.master.rig import CHAIRMAN, MODELS, Rig, assert_full, ballot, labelled_answers
+from tests.service.master.sockets import watch
 from tests.standin import Reply, StandInModel, StandInOllama
 
 STAGES = ("opinions", "review", "synthesis")
@@ -103,3 +104,42 @@ async def test_a_signal_ends_master_and_node_in_order_and_the_session_resumes(
             await again.settle()
         again.assert_no_traceback()
     assert len(standin.calls(model=CHAIRMAN, kind="chat", outcome="done")) >= 1
+
+
+async def test_everybody_who_waits_hears_that_the_master_stops(tmp_path: Path) -> None:
+    body = {"question": "Which?", "selected_agents": ["m1", "m2"], "chairman": CHAIRMAN}
+    chat = {"model": "m3", "messages": [{"role": "user", "content": "hello"}]}
+    async with rig.running(tmp_path, models=models("opinions")) as running:
+        client = running.client
+        waiting = asyncio.create_task(client.post("/api/council/sessions?wait=true&wait_s=60", json=body))
+        whole = asyncio.create_task(client.post("/v1/chat/completions", json=chat))
+        streamed = asyncio.create_task(client.post("/v1/chat/completions", json={**chat, "stream": True}))
+        await running.standin.until(
+            lambda server: sum(server.counters.in_flight.values()) == 4 and _all_write(server)
+        )
+        (listed,) = (await client.get("/api/council/sessions")).json()["sessions"]
+        session_id = listed["id"]
+        by_sse = asyncio.create_task(running.all_events(session_id))
+        by_socket = asyncio.create_task(watch(running.master.url, session_id))
+        await running.writing(session_id, "opinions")
+        running.master.terminate()
+
+        # The session is not over, and nobody is told that it were: it goes on with the next master.
+        answer = await waiting
+        assert answer.status_code == 202
+        assert answer.json()["state"] == "opinions"
+        assert answer.headers["location"].endswith(session_id)
+        assert (await by_sse)[-1]["type"] == "call.delta"
+        events, code = await by_socket
+        assert (events[-1]["type"], code) == ("call.delta", 1012)
+        # A chat is over, and says why.
+        assert (await whole).status_code == 503
+        assert (await whole).json()["error"]["code"] == "node_draining"
+        lines = (await streamed).text.strip().splitlines()
+        assert '"code":"node_draining"' in lines[-1].replace(" ", "")
+        assert await running.master.wait(10) == 0
+        await running.standin.until(lambda server: not any(server.counters.in_flight.values()))
+
+
+def _all_write(server: StandInOllama) -> bool:
+    return all(one.first_token_ms is not None for one in server.calls(kind="chat") if one.messages)
