@@ -41,8 +41,15 @@ class Breaker:
         if self.state(now) is BreakerState.HALF_OPEN:
             self.probing = True
 
-    def succeeded(self) -> None:
+    def succeeded(self) -> bool:
+        """A call ended well. True when that closed it."""
+        was_open = self.opened_at is not None
         self.failures, self.opened_at, self.probing = 0, None, False
+        return was_open
+
+    @property
+    def is_closed(self) -> bool:
+        return self.opened_at is None
 
     def failed(self, now: float) -> None:
         self.failures += 1

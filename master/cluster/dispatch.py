@@ -1,7 +1,8 @@
 """The shell that runs calls: lanes decide where and when, this streams them and starts them anew.
 
 A call that fails at its node before its first token is tried on other nodes, at most `MAX_MOVES` times; after
-the first token it is started anew once. A node that is stopping hands its call back, which counts as neither.
+the first token it is started anew once. A node that is stopping hands its call back, and a background call
+makes room for interactive work: neither counts, and the latter keeps its place in the queue.
 """
 
 from __future__ import annotations
@@ -9,90 +10,84 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from common import errors
 from common.logs import bind, get_logger
-from common.protocol import (
-    FROZEN_AFTER_S,
-    Channel,
-    Delta,
-    Done,
-    Failed,
-    GenerateRequest,
-    Queued,
-    Started,
-    StreamMessage,
-    Waiting,
-)
-from common.settings import MasterSettings
-from common.usage import CallLatency, TokenUsage
-from master.cluster.calls import Answer, AttemptFailure, Call, CallWatcher
-from master.cluster.lanes import Assignment, LaneCall, Lanes
+from common.protocol import GenerateRequest
+from master.cluster.attempt import Attempt, Limits, sample
+from master.cluster.calls import Answer, Call, CallWatcher
+from master.cluster.lanes import Assignment, Expired, LaneCall, Lanes, Preempt
 from master.cluster.registry import Node, Registry
+from master.cluster.speeds import Speeds
 from master.metrics import CALLS, CALLS_WAITING
+
+__all__ = ["Dispatcher", "Limits"]
 
 MAX_MOVES = 3
 MAX_HAND_BACKS = 20
-_PREFIXES_KEPT = 4096
-_TIMER_EARLY_S = 0.05  # a loop's clock stands still while it works: its timers may fire that much too early
+_TICK_S = 0.5
+_CHARACTERS_PER_TOKEN = 4.0
 _log = get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """How long each part of a call may take, in seconds."""
+@dataclass(slots=True, eq=False)
+class _Waiter:
+    """A call that waits for its slot."""
 
-    queue_s: float
-    load_s: float
-    first_token_s: float
-    stall_s: float
-    generation_s: float
-    no_node_s: float = 15.0
-    frozen_s: float = FROZEN_AFTER_S
-
-    @classmethod
-    def of(cls, settings: MasterSettings) -> Limits:
-        return cls(
-            settings.queue_timeout_s,
-            settings.load_timeout_s,
-            settings.first_token_timeout_s,
-            settings.stall_timeout_s,
-            settings.generation_timeout_s,
-            settings.no_node_timeout_s,
-        )
+    call: Call
+    watcher: CallWatcher
+    slot: asyncio.Future[Assignment]
+    since: float
+    homeless_since: float | None
+    position: int | None = None
 
 
 @dataclass(slots=True)
-class _Attempt:
-    """What is known of one attempt while it runs."""
+class _Tries:
+    """How often a call was started anew, by why. Raising the count is asking whether it may be."""
 
-    node: str
-    submitted: float
-    sent: float
-    running: float | None = None
-    first_token: float | None = None
-    last_text: float | None = None
-    phase: str = "queue"
-    phase_since: float = 0.0
-    answer: list[str] = field(default_factory=list)
-    thinking: list[str] = field(default_factory=list)
-    chunks: int = 0
+    moves: int = 0
+    restarts: int = 0
+    hand_backs: int = 0
+
+    def again(self, error: errors.CouncilError, attempt: Attempt, *, elsewhere: bool) -> bool:
+        if isinstance(error, errors.NodeDrainingError):
+            self.hand_backs += 1
+            return self.hand_backs <= MAX_HAND_BACKS
+        again = isinstance(error, errors.RetryableError)
+        if attempt.first_token is not None:
+            self.restarts += 1
+            return again and self.restarts <= 1
+        self.moves += 1
+        return (again and self.moves <= MAX_MOVES) or (
+            isinstance(error, errors.ModelNotFoundError) and elsewhere
+        )
+
+    def pause_s(self) -> float:
+        """Exponential, with jitter so that calls that failed together do not come back together."""
+        return min(0.2 * 2.0 ** (self.moves + self.restarts), 5.0) * random.uniform(0.5, 1.0)
 
 
 class Dispatcher:
     """Every model call of the product goes through `run`."""
 
-    def __init__(self, registry: Registry, limits: Limits, *, max_waiting: int) -> None:
+    def __init__(
+        self, registry: Registry, limits: Limits, *, max_waiting: int, speeds: Speeds | None = None
+    ) -> None:
         self.registry = registry
-        self.lanes = Lanes(max_waiting=max_waiting)
+        self.speeds = speeds or Speeds()
+        self.lanes = Lanes(max_waiting=max_waiting, speeds=self.speeds)
         self._limits = limits
-        self._waiters: dict[str, tuple[asyncio.Future[Assignment], CallWatcher]] = {}
-        self._prefix_nodes: dict[str, str] = {}
+        self._waiters: dict[str, _Waiter] = {}
+        self._attempts: dict[str, Attempt] = {}
         self._callers: set[asyncio.Task[Any]] = set()
         self._stopping = False
-        registry.on_change = self.pump
+        self._known: set[str] = set()
+        self._ticking = False
+        self._pumping = False
+        registry.on_change = self._node_changed
 
     async def run(self, call: Call, watcher: CallWatcher) -> Answer:
         """Run one call to its end. Raises the error of its last attempt, or why it found no node."""
@@ -118,88 +113,189 @@ class Dispatcher:
 
     async def _run(self, call: Call, watcher: CallWatcher) -> Answer:
         avoid: set[str] = set()
-        moves = restarts = hand_backs = 0
-        while True:
-            submitted = time.monotonic()
-            assignment = await self._slot(call, frozenset(avoid), watcher)
-            attempt = _Attempt(assignment.node, submitted, time.monotonic())
-            try:
-                with bind(call_id=call.call_id, node=assignment.node):
-                    return await self._attempt(call, assignment, attempt, watcher)
-            except errors.CouncilError as error:
-                again = isinstance(error, errors.RetryableError)
-                if isinstance(error, errors.NodeDrainingError):
-                    hand_backs += 1
-                    again = hand_backs <= MAX_HAND_BACKS
-                elif attempt.first_token is not None:
-                    again = again and restarts < 1
-                    restarts += 1
-                else:
-                    again = again and moves < MAX_MOVES
-                    moves += 1
-                elsewhere = self._elsewhere(call, avoid | {attempt.node})
-                again = again or (isinstance(error, errors.ModelNotFoundError) and elsewhere)
-                await watcher.attempt_failed(_failure(attempt, error), will_restart=again)
-                CALLS.labels(model=call.model, outcome=error.code).inc()
-                _log.info("attempt failed", node=attempt.node, model=call.model, code=error.code, again=again)
-                if not again:
-                    raise
-                avoid.add(attempt.node)
-                pause = 0.0 if elsewhere else min(0.2 * 2 ** (moves + restarts), 5.0)
-            finally:
-                self.lanes.release(call.call_id)
-                self.pump()
-            if pause:
-                await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+        tries = _Tries()
+        waiter = self._enqueue(call, watcher, frozenset(avoid))
+        try:
+            while True:
+                assignment = await waiter.slot
+                attempt = Attempt(assignment.node, call.model, waiter.since, time.monotonic())
+                self._attempts[call.call_id] = attempt
+                try:
+                    with bind(call_id=call.call_id, node=assignment.node):
+                        return await self._attempt(call, assignment, attempt, watcher)
+                except errors.PreemptedError as error:
+                    # Back in the queue first: who it made room for waits for its slot.
+                    waiter = self._wait_again(call, watcher)
+                    CALLS.labels(model=call.model, outcome=error.code).inc()
+                    await watcher.attempt_failed(attempt.failure(error), will_restart=True)
+                    continue
+                except errors.CouncilError as error:
+                    self._free(call.call_id)
+                    elsewhere = self._elsewhere(call, avoid | {attempt.node})
+                    again = tries.again(error, attempt, elsewhere=elsewhere)
+                    CALLS.labels(model=call.model, outcome=error.code).inc()
+                    _log.info(
+                        "attempt failed", node=attempt.node, model=call.model, code=error.code, again=again
+                    )
+                    await watcher.attempt_failed(attempt.failure(error), will_restart=again)
+                    if not again:
+                        raise
+                    avoid.add(attempt.node)
+                if not elsewhere:
+                    await asyncio.sleep(tries.pause_s())
+                waiter = self._enqueue(call, watcher, frozenset(avoid))
+        finally:
+            self._waiters.pop(call.call_id, None)
+            self.lanes.withdraw(call.call_id)
+            self._free(call.call_id)
+
+    # -- slots ----------------------------------------------------------------------------------------------
 
     def pump(self) -> None:
-        """Hand free slots out and tell those who still wait where they stand."""
-        for assignment in self.lanes.assign(self.registry.views()):
-            future, _ = self._waiters[assignment.call_id]
-            if future.done():
-                self.lanes.release(assignment.call_id)
-            else:
-                self.registry.nodes[assignment.node].breaker.sent(time.monotonic())
-                future.set_result(assignment)
+        """Look at every node again (one was drained, resumed, added or removed) and hand free slots out."""
+        for gone in self._known - set(self.registry.nodes):
+            self.lanes.forget(gone)
+        self._known = set(self.registry.nodes)
+        for node in self.registry.nodes.values():
+            self._know(node)
+        self._hand_out()
+
+    def _hand_out(self) -> None:
+        self._pumping = False
+        while effects := self.lanes.decide(time.monotonic()):
+            for effect in effects:
+                match effect:
+                    case Assignment(call_id=call_id):
+                        self._assign(call_id, effect)
+                    case Preempt(call_id=call_id):
+                        self._attempts[call_id].preempt()
+                    case Expired(call_id=call_id):
+                        self._expire(call_id)
         CALLS_WAITING.set(self.lanes.waiting)
-        for call_id, position in self.lanes.positions().items():
-            _, watcher = self._waiters[call_id]
-            watcher.queued(position)
+        self._tell(self.lanes.moved())
+
+    def _node_changed(self, node: Node) -> None:
+        if self.registry.nodes.get(node.name) is node:
+            self._known.add(node.name)
+            self._know(node)
+            self._hand_out_soon()
+        else:
+            self.pump()
+
+    def _know(self, node: Node) -> None:
+        now = time.monotonic()
+        self.lanes.know(node.view(now), now)
+
+    def _hand_out_soon(self) -> None:
+        """Once per turn of the loop, so that the calls of a stage are placed together."""
+        if not self._pumping:
+            self._pumping = True
+            asyncio.get_running_loop().call_soon(self._hand_out)
+
+    def _assign(self, call_id: str, assignment: Assignment) -> None:
+        waiter = self._waiters.get(call_id)
+        node = self.registry.nodes.get(assignment.node)
+        if waiter is None or waiter.slot.done() or node is None:
+            self.lanes.release(call_id, time.monotonic())
+            return
+        node.breaker.sent(time.monotonic())
+        waiter.slot.set_result(assignment)
+
+    def _expire(self, call_id: str) -> None:
+        waiter = self._waiters.get(call_id)
+        if waiter is not None and not waiter.slot.done():
+            waiter.slot.set_exception(
+                errors.QueueTimeoutError(
+                    f"no slot for {waiter.call.model} became free in {self._limits.queue_s:g} s",
+                    model=waiter.call.model,
+                )
+            )
+
+    def _enqueue(self, call: Call, watcher: CallWatcher, avoid: frozenset[str]) -> _Waiter:
+        now = time.monotonic()
+        self.lanes.submit(
+            LaneCall(
+                call.call_id,
+                call.model,
+                call.call_class,
+                avoid,
+                session_id=call.session_id,
+                prefix_key=call.prefix_key,
+                prompt_tokens=sum(len(one.content) for one in call.messages) / _CHARACTERS_PER_TOKEN,
+                expected_tokens=call.expected_tokens,
+                deadline=now + self._limits.queue_s,
+            ),
+            now,
+        )
+        return self._wait(call, watcher)
+
+    def _wait_again(self, call: Call, watcher: CallWatcher) -> _Waiter:
+        del self._attempts[call.call_id]
+        waiter = self._wait(call, watcher)
+        self.lanes.requeue(call.call_id, time.monotonic())
+        return waiter
+
+    def _wait(self, call: Call, watcher: CallWatcher) -> _Waiter:
+        now = time.monotonic()
+        homeless = None if self.registry.nodes_with(call.model) else now
+        slot: asyncio.Future[Assignment] = asyncio.get_running_loop().create_future()
+        waiter = self._waiters[call.call_id] = _Waiter(call, watcher, slot, now, homeless)
+        self._hand_out_soon()
+        if not self._ticking:
+            self._ticking = True
+            asyncio.get_running_loop().call_later(self._tick_s, self._tick)
+        return waiter
+
+    def _free(self, call_id: str) -> None:
+        self._attempts.pop(call_id, None)
+        self.lanes.release(call_id, time.monotonic())
+        self._hand_out_soon()
+
+    # -- while calls wait -----------------------------------------------------------------------------------
+
+    @property
+    def _tick_s(self) -> float:
+        return min(_TICK_S, max(self._limits.no_node_s / 2, 0.01))
+
+    def _tick(self) -> None:
+        """Time has passed: breakers half-open, held calls are due, and calls without a node give up."""
+        waiting = [one for one in self._waiters.values() if not one.slot.done()]
+        self._ticking = bool(waiting)
+        if not waiting:
+            return
+        asyncio.get_running_loop().call_later(self._tick_s, self._tick)
+        for node in self.registry.nodes.values():
+            if not node.breaker.is_closed:
+                self._know(node)
+        self._give_up_without_a_node(waiting)
+        self.lanes.pass_time()
+        self._hand_out()
+        self._tell(self.lanes.positions())
+
+    def _give_up_without_a_node(self, waiting: list[_Waiter]) -> None:
+        now = time.monotonic()
+        homes: dict[str, bool] = {}
+        for waiter in waiting:
+            model = waiter.call.model
+            if model not in homes:
+                homes[model] = bool(self.registry.nodes_with(model))
+            if homes[model]:
+                waiter.homeless_since = None
+            elif waiter.homeless_since is None:
+                waiter.homeless_since = now
+            elif now - waiter.homeless_since >= self._limits.no_node_s:
+                self.lanes.withdraw(waiter.call.call_id)
+                waiter.slot.set_exception(self._no_node(waiter.call))
+
+    def _tell(self, positions: dict[str, int]) -> None:
+        for call_id, position in positions.items():
+            waiter = self._waiters.get(call_id)
+            if waiter is not None and waiter.position != position:
+                waiter.position = position
+                waiter.watcher.queued(position)
 
     def _elsewhere(self, call: Call, avoid: set[str]) -> bool:
         return any(node.name not in avoid for node in self.registry.nodes_with(call.model))
-
-    async def _slot(self, call: Call, avoid: frozenset[str], watcher: CallWatcher) -> Assignment:
-        future: asyncio.Future[Assignment] = asyncio.get_running_loop().create_future()
-        prefix_node = self._prefix_nodes.get(call.prefix_key) if call.prefix_key else None
-        self.lanes.submit(LaneCall(call.call_id, call.model, call.call_class, avoid, prefix_node))
-        self._waiters[call.call_id] = (future, watcher)
-        given_up = time.monotonic() + self._limits.queue_s
-        homeless_since: float | None = None
-        try:
-            self.pump()
-            while not future.done():
-                now = time.monotonic()
-                if self.registry.nodes_with(call.model):
-                    homeless_since = None
-                else:
-                    homeless_since = homeless_since or now
-                    if now - homeless_since >= self._limits.no_node_s:
-                        raise self._no_node(call)
-                if now >= given_up:
-                    raise errors.QueueTimeoutError(
-                        f"no slot for {call.model} became free in {self._limits.queue_s:g} s",
-                        model=call.model,
-                    )
-                await asyncio.wait((future,), timeout=min(0.5, given_up - now))
-            return future.result()
-        except BaseException:
-            future.cancel()
-            self.lanes.withdraw(call.call_id)
-            self.lanes.release(call.call_id)
-            raise
-        finally:
-            del self._waiters[call.call_id]
 
     def _no_node(self, call: Call) -> errors.CouncilError:
         known = self.registry.nodes_with(call.model, answering=False)
@@ -214,12 +310,17 @@ class Dispatcher:
             f"no node has {call.model} any more; see `council models list`", model=call.model
         )
 
+    # -- one attempt ----------------------------------------------------------------------------------------
+
     async def _attempt(
-        self, call: Call, assignment: Assignment, attempt: _Attempt, watcher: CallWatcher
+        self, call: Call, assignment: Assignment, attempt: Attempt, watcher: CallWatcher
     ) -> Answer:
-        node = self.registry.nodes[assignment.node]
+        node = self.registry.nodes.get(assignment.node)
+        if node is None:
+            raise errors.NodeUnreachableError(f"{assignment.node} was removed", node=assignment.node)
         await watcher.attempt_started(node.name)
         attempt.sent = attempt.phase_since = time.monotonic()
+        limits = self._limits
         request = GenerateRequest(
             model=assignment.model,
             messages=list(call.messages),
@@ -227,14 +328,16 @@ class Dispatcher:
             options=dict(call.options),
             think=call.think,
             call_class=call.call_class,
-            deadline_ms=round(
-                (self._limits.queue_s + self._limits.load_s + self._limits.generation_s) * 1000
-            ),
+            deadline_ms=round((limits.queue_s + limits.load_s + limits.generation_s) * 1000),
             request_id=call.call_id,
             traceparent=call.traceparent,
         )
+
+        def running() -> None:
+            self.lanes.started(call.call_id, time.monotonic())
+
         try:
-            done = await self._stream(node, request, call, attempt, watcher)
+            done = await attempt.stream(node, request, watcher, limits, running)
         except errors.CouncilError as error:
             if error.node is None:
                 error.node = node.name
@@ -243,182 +346,35 @@ class Dispatcher:
         except BaseException:
             node.breaker.returned()
             raise
-        node.breaker.succeeded()
+        if node.breaker.succeeded():
+            self._know(node)
         CALLS.labels(model=call.model, outcome="done").inc()
-        if call.prefix_key:
-            self._remember_prefix(call.prefix_key, node.name)
+        self.lanes.release(call.call_id, time.monotonic(), sample(done))
         return Answer(
             node.name,
             "".join(attempt.answer),
             "".join(attempt.thinking),
             done.done_reason,
             done.token_usage,
-            _latency(attempt, done),
+            attempt.latency(done),
         )
-
-    async def _stream(
-        self, node: Node, request: GenerateRequest, call: Call, attempt: _Attempt, watcher: CallWatcher
-    ) -> Done:
-        loop = asyncio.get_running_loop()
-        try:
-            async with asyncio.timeout(self._limits.frozen_s + 5.0) as silence:
-                async with node.client.generate(request, traceparent=call.traceparent) as reads:
-                    async for messages in reads:
-                        done = self._take(messages, attempt, node, watcher)
-                        if done is not None:
-                            return done
-                        self._check_deadlines(call, attempt)
-                        silence.reschedule(loop.time() + self._patience(attempt))
-        except TimeoutError:
-            self._check_deadlines(call, attempt, early_s=_TIMER_EARLY_S)
-            raise errors.NodeFrozenError(
-                f"{node.name} sent nothing for {self._limits.frozen_s:g} s", node=node.name, model=call.model
-            ) from None
-        raise errors.StreamCutError(
-            f"the answer of {call.model} on {node.name} ended without its last message",
-            node=node.name,
-            model=call.model,
-        )
-
-    def _take(
-        self, messages: list[StreamMessage], attempt: _Attempt, node: Node, watcher: CallWatcher
-    ) -> Done | None:
-        texts: dict[Channel, list[str]] = {}
-        done: Done | None = None
-        failed: Failed | None = None
-        for message in messages:
-            match message:
-                case Delta(channel, text):
-                    texts.setdefault(channel, []).append(text)
-                case Started():
-                    attempt.running = time.monotonic()
-                    watcher.running(node.name)
-                case Waiting(phase):
-                    if phase != attempt.phase:
-                        attempt.phase, attempt.phase_since = phase, time.monotonic()
-                case Queued(position):
-                    watcher.queued(position)
-                case Done():
-                    done = message
-                case Failed():
-                    failed = message
-        if texts:
-            now = time.monotonic()
-            attempt.first_token = attempt.first_token or now
-            attempt.last_text = now
-            for channel, parts in texts.items():
-                text = "".join(parts)
-                attempt.chunks += len(parts)
-                (attempt.answer if channel == "answer" else attempt.thinking).append(text)
-                watcher.delta(channel, text)
-        if failed is not None:
-            raise errors.from_problem(failed.error, node=node.name)
-        return done
-
-    def _patience(self, attempt: _Attempt) -> float:
-        """Seconds until the next thing to check, if nothing is read before."""
-        now = time.monotonic()
-        limits = self._limits
-        left = limits.frozen_s
-        if attempt.running is not None:
-            left = min(left, attempt.running + limits.generation_s - now)
-            if attempt.last_text is not None:
-                left = min(left, attempt.last_text + limits.stall_s - now)
-            else:
-                left = min(left, attempt.running + limits.first_token_s - now)
-        return max(left, 0.0)
-
-    def _check_deadlines(self, call: Call, attempt: _Attempt, *, early_s: float = 0.0) -> None:
-        """Raise where a deadline has passed, or passes within `early_s`."""
-        now = time.monotonic() + early_s
-        limits, node, model = self._limits, attempt.node, call.model
-        if attempt.running is None:
-            waited = now - attempt.phase_since
-            if attempt.phase == "load" and waited >= limits.load_s:
-                raise errors.LoadTimeoutError(
-                    f"{node} needed more than {limits.load_s:g} s to load {model}", node=node, model=model
-                )
-            if attempt.phase == "queue" and waited >= limits.queue_s:
-                raise errors.QueueTimeoutError(
-                    f"no slot for {model} on {node} in {limits.queue_s:g} s", node=node, model=model
-                )
-            return
-        if now - attempt.running >= limits.generation_s:
-            raise errors.GenerationTimeoutError(
-                f"{model} on {node} was not done after {limits.generation_s:g} s; raise GENERATION_TIMEOUT",
-                node=node,
-                model=model,
-            )
-        if attempt.last_text is None and now - attempt.running >= limits.first_token_s:
-            raise errors.FirstTokenTimeoutError(
-                f"{model} on {node} wrote nothing in {limits.first_token_s:g} s", node=node, model=model
-            )
-        if attempt.last_text is not None and now - attempt.last_text >= limits.stall_s:
-            raise errors.StallTimeoutError(
-                f"{model} on {node} stopped writing for {limits.stall_s:g} s", node=node, model=model
-            )
 
     def _judge(self, node: Node, error: errors.CouncilError) -> None:
         """Count a failure against its node only where the node is to blame."""
         # A model that does not fit or load there says nothing of the others.
         blameless = isinstance(
-            error, errors.NodeDrainingError | errors.OutOfMemoryError | errors.LoadTimeoutError
+            error,
+            errors.NodeDrainingError
+            | errors.PreemptedError
+            | errors.OutOfMemoryError
+            | errors.LoadTimeoutError,
         )
         if blameless or not isinstance(error, errors.RetryableError):
             node.breaker.returned()
         else:
             node.breaker.failed(time.monotonic())
-
-    def _remember_prefix(self, key: str, node: str) -> None:
-        self._prefix_nodes.pop(key, None)
-        self._prefix_nodes[key] = node
-        if len(self._prefix_nodes) > _PREFIXES_KEPT:
-            del self._prefix_nodes[next(iter(self._prefix_nodes))]
+        self._know(node)
 
 
 def _stopped() -> errors.NodeDrainingError:
     return errors.NodeDrainingError("the master is stopping; ask again when it is back", retry_after_s=5.0)
-
-
-def _ms(seconds: float) -> float:
-    return round(max(seconds, 0.0) * 1000, 3)
-
-
-def _latency(attempt: _Attempt, done: Done) -> CallLatency:
-    """Join the node's split with what the master saw: its own queue, and the network as the rest."""
-    at_node = done.latency
-    total = _ms(time.monotonic() - attempt.submitted)
-    queue = round(at_node.queue_ms + _ms(attempt.sent - attempt.submitted), 3)
-    known = queue + at_node.load_ms + at_node.prompt_ms + at_node.generate_ms
-    first = attempt.first_token
-    return CallLatency(
-        queue_ms=queue,
-        load_ms=at_node.load_ms,
-        prompt_ms=at_node.prompt_ms,
-        generate_ms=at_node.generate_ms,
-        network_ms=round(max(total - known, 0.0), 3),
-        first_token_ms=_ms(first - attempt.submitted) if first is not None else 0.0,
-        total_ms=total,
-        tokens_per_second=at_node.tokens_per_second,
-    )
-
-
-def _failure(attempt: _Attempt, error: errors.CouncilError) -> AttemptFailure:
-    """What a failed attempt cost, as far as it was seen: one token per delta is the engines' habit."""
-    now = time.monotonic()
-    running, first = attempt.running, attempt.first_token
-    latency = CallLatency(
-        queue_ms=_ms(attempt.sent - attempt.submitted),
-        generate_ms=_ms(now - first) if first is not None else 0.0,
-        prompt_ms=_ms((first or now) - running) if running is not None else 0.0,
-        first_token_ms=_ms(first - attempt.submitted) if first is not None else 0.0,
-        total_ms=_ms(now - attempt.submitted),
-    )
-    return AttemptFailure(
-        attempt.node,
-        error,
-        "".join(attempt.answer),
-        "".join(attempt.thinking),
-        TokenUsage.of(0, attempt.chunks),
-        latency,
-    )

@@ -1,110 +1,403 @@
-"""The order of calls: pure. Calls come in, assignments to nodes come out.
+"""Which call runs where and when, and which is pre-empted: pure. Events and the time come in, effects go out.
 
-Interactive calls go before background ones, each class in the order of arrival; a call whose model has no
-free slot does not hold up one behind it whose model has. Slots per (node, model) are never exceeded.
+- Never more calls at a place (model on an engine of a node) than its slots. Interactive before background;
+  within a class sessions take turns. A call whose model has no place holds up nobody behind it.
+- Of two slots or more one is kept for interactive calls. Where there is one, background may use it and is
+  pre-empted. It is also pre-empted when interactive work starts on its engine, unless the measured slowdown
+  of sharing is at most 5 %. A pre-empted call waits again at its old place.
+- Background that has waited for `age_s` counts as interactive, one call per model at a time.
+- A call may be held although a slot is free: where it would end sooner by waiting for a faster place, or for
+  one that has its model already.
+
+docs/decisions/0021-lanes.md
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
+import heapq
+import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from common.errors import QueueFullError
 from common.protocol import CallClass
-from master.cluster import model_names, placement
-from master.cluster.placement import NodeView
+from master.cluster import model_names, swaps
+from master.cluster.choice import Choice, Chooser, Prefixes
+from master.cluster.fair_queue import Ticket
+from master.cluster.placement import NodeView, Place, Running, Work
+from master.cluster.places import Model, ModelKey, Places
+from master.cluster.speeds import Sample, Speeds
 
-_CLASSES: tuple[CallClass, ...] = ("interactive", "background")
+CLASSES: tuple[CallClass, ...] = ("interactive", "background")
+AGE_S = 300.0
+_BETWEEN_PROMOTIONS = 0.1  # of the age: how soon the next background call of a model may be promoted
+_MOVES_TOLD = 32
+_LONGEST_RETRY_S = 120.0
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class LaneCall:
+    """A call as the lanes see it. `deadline`: monotonic seconds until which it may wait.
+
+    `keeps` are models that its session needs next: they are not evicted for it where another can be.
+    """
+
     call_id: str
     model: str
     call_class: CallClass = "interactive"
     avoid: frozenset[str] = frozenset()
-    prefix_node: str | None = None
+    session_id: str | None = None
+    prefix_key: str | None = None
+    prompt_tokens: float = 400.0
+    expected_tokens: float = 256.0
+    engine: str = "main"
+    deadline: float = float("inf")
+    keeps: frozenset[str] = frozenset()
+    submitted: float = 0.0
+    aged: bool = False
+    ticket: Ticket | None = None
+
+    @property
+    def work(self) -> Work:
+        return (self.prompt_tokens, self.expected_tokens)
+
+    @property
+    def lane(self) -> CallClass:
+        return "interactive" if self.aged else self.call_class
 
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """The call holds a slot of `model` (its name there) on `node` until `Lanes.release`."""
+    """The call holds a slot of `model` (its name there) on `node` until it is released or requeued.
+
+    `evict` names a model that has to leave the engine first; `loads`: this call brings the model in.
+    """
 
     call_id: str
     node: str
     model: str
+    engine: str = "main"
+    loads: bool = False
+    evict: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Preempt:
+    """Close the call's stream down to the engine, then `requeue` it."""
+
+    call_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Expired:
+    """The call waited until its deadline and is forgotten."""
+
+    call_id: str
+
+
+Effect = Assignment | Preempt | Expired
 
 
 @dataclass(slots=True)
 class Lanes:
-    max_waiting: int = 1000
-    _waiting: dict[CallClass, dict[str, LaneCall]] = field(
-        default_factory=lambda: {name: {} for name in _CLASSES}
-    )
-    _held: dict[str, Assignment] = field(default_factory=dict)
-    _running: dict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
+    """The scheduler of the cluster. One task owns it."""
 
-    def submit(self, call: LaneCall) -> None:
-        """Put a call at the end of its class. Raises `QueueFullError`."""
-        if self.waiting >= self.max_waiting:
+    max_waiting: int = 1000
+    speeds: Speeds = field(default_factory=Speeds)
+    age_s: float = AGE_S
+    places: Places = field(init=False)
+    _chooser: Chooser = field(init=False)
+    _waiting: dict[str, LaneCall] = field(default_factory=dict)
+    _running: dict[str, tuple[LaneCall, Running]] = field(default_factory=dict)
+    _emptied: set[str] = field(default_factory=set)  # pre-empted so that an interactive call gets the slot
+    _deadlines: list[tuple[float, str]] = field(default_factory=list)
+    _arrivals: itertools.count[int] = field(default_factory=itertools.count)
+    _moved: dict[ModelKey, Model] = field(default_factory=dict)
+    _background_waiting: int = 0
+    _probing: set[str] = field(default_factory=set)  # nodes that may get one call
+
+    def __post_init__(self) -> None:
+        self.places = Places(self.speeds)
+        self._chooser = Chooser(self.places, Prefixes())
+
+    # -- events ---------------------------------------------------------------------------------------------
+
+    def know(self, view: NodeView, now: float) -> None:
+        """Take in what a node is like now."""
+        self.places.know(view, now)
+        self._probing.discard(view.name)
+        if view.probing:
+            self._probing.add(view.name)
+
+    def forget(self, node: str) -> None:
+        self.places.forget(node)
+
+    def submit(self, call: LaneCall, now: float) -> None:
+        """Let a call wait. Raises `QueueFullError`; background may fill half of the queue."""
+        background = call.call_class == "background"
+        room = self.max_waiting if not background else max(self.max_waiting // 2, 1)
+        waiting = len(self._waiting) if not background else self._background_waiting
+        model = self.places.of(call.model, call.engine)
+        if waiting >= room or len(self._waiting) >= self.max_waiting:
             raise QueueFullError(
-                f"{self.waiting} calls are waiting for a model already; try again shortly",
+                f"{waiting} calls are waiting for a model already; try again shortly",
                 model=call.model,
-                retry_after_s=5.0,
+                retry_after_s=self._retry_after_s(model, now),
             )
-        self._waiting[call.call_class][call.call_id] = call
+        call.submitted = now
+        call.ticket = model.queues[call.lane].join(
+            call.call_id, call.session_id or call.call_id, next(self._arrivals)
+        )
+        if call.deadline < float("inf"):
+            heapq.heappush(self._deadlines, (call.deadline, call.call_id))
+        self._waits(model, call)
 
     def withdraw(self, call_id: str) -> None:
         """Forget a call that waits; one that is unknown or runs is left alone."""
-        for lane in self._waiting.values():
-            lane.pop(call_id, None)
+        call = self._waiting.get(call_id)
+        if call is not None:
+            model = self.places.of(call.model, call.engine)
+            self._leave_queue(model, call, served=False)
+            model.aged -= call.aged
 
-    def release(self, call_id: str) -> None:
-        """Give the slot of a call back; once."""
-        held = self._held.pop(call_id, None)
+    def started(self, call_id: str, now: float) -> None:
+        """The call generates: its model is resident and its load, if there was one, is over."""
+        held = self._running.get(call_id)
+        if held is not None:
+            self.places.loaded(held[1].place, now)
+
+    def release(self, call_id: str, now: float, sample: Sample | None = None) -> None:
+        """Give the slot of a call back, once; `sample` is what a call that ended well has shown."""
+        held = self._running.pop(call_id, None)
         if held is None:
             return
-        place = (held.node, held.model)
-        self._running[place] -= 1
-        if self._running[place] == 0:
-            del self._running[place]
+        call, running = held
+        model = self.places.of(call.model, call.engine)
+        model.aged -= call.aged
+        self._give_back(model, call, running, now, sample)
+        if sample is not None and call.prefix_key:
+            self._chooser.prefixes.remember(
+                call.prefix_key, running.place.model, running.place.node, call.prompt_tokens
+            )
 
-    def assign(self, nodes: Sequence[NodeView]) -> list[Assignment]:
-        """Give free slots to waiting calls, in order."""
-        made: list[Assignment] = []
-        by_name = {node.name: node for node in nodes}
-        for lane in self._waiting.values():
-            for call in list(lane.values()):
-                name = placement.choose(
-                    call.model, nodes, self._running, avoid=call.avoid, prefix_node=call.prefix_node
-                )
-                if name is None:
-                    continue
-                place = by_name[name].place(call.model)
-                if place is None:
-                    raise AssertionError(f"{name} was chosen for {call.model} without having it")
-                assignment = Assignment(call.call_id, name, place.name)
-                self._running[(name, place.name)] += 1
-                self._held[call.call_id] = assignment
-                del lane[call.call_id]
-                made.append(assignment)
-        return made
+    def requeue(self, call_id: str, now: float) -> None:
+        """A pre-empted call let go of its slot: it waits again where it had waited."""
+        held = self._running.pop(call_id, None)
+        if held is None:
+            return
+        call, running = held
+        model = self.places.of(call.model, call.engine)
+        self._give_back(model, call, running, now, None)
+        assert call.ticket is not None
+        model.queues[call.lane].put_back(call.ticket)
+        if call.deadline < float("inf"):
+            heapq.heappush(self._deadlines, (call.deadline, call.call_id))
+        self._waits(model, call)
 
-    def positions(self) -> dict[str, int]:
-        """Each waiting call's place among those that wait for the same model, from 1."""
-        seen: dict[str, int] = defaultdict(int)
-        result: dict[str, int] = {}
-        for lane in self._waiting.values():
-            for call in lane.values():
-                key = model_names.canonical(call.model)
-                seen[key] += 1
-                result[call.call_id] = seen[key]
-        return result
+    def pass_time(self) -> None:
+        """Some time has passed: what was held may be due, what was predicted may be wrong by now."""
+        self.places.touch_waited_for()
+
+    # -- decisions ------------------------------------------------------------------------------------------
+
+    def decide(self, now: float) -> list[Effect]:
+        """What is to be done after the events since this was asked last."""
+        effects: list[Effect] = list(self._expire(now))
+        places = self.places
+        for _ in range(4):  # a decision may change what others can do: a drain ends, an engine falls idle
+            if not places.dirty:
+                break
+            models = list(places.dirty.values())
+            places.dirty.clear()
+            for model in models:
+                places.rank(model, now)
+                self._promote_aged(model, now)
+            for call_class in CLASSES:
+                waited_for = [model for model in models if model.queues[call_class]]
+                if len(waited_for) > 1:
+                    waited_for.sort(key=lambda one: self._chooser.urgency(one, call_class))
+                for model in waited_for:
+                    self._serve(model, call_class, now, effects)
+        return effects
+
+    def _serve(self, model: Model, call_class: CallClass, now: float, effects: list[Effect]) -> None:
+        queue = model.queues[call_class]
+        index = model.promised if call_class == "interactive" else 0
+        while index < len(queue):
+            self.places.rank(model, now)
+            call = self._waiting[queue[index]]
+            choice = self._chooser.best(model, call, now)
+            if choice is None:
+                swaps.seek(self.places, model, call, self._leave, now, effects)
+                return
+            later = self._chooser.better_later(model, call_class, choice, len(queue) - index, now)
+            if later is not None:
+                if later == 0 or index + later >= len(queue):
+                    return
+                call = self._waiting[queue[index + later]]
+                choice = self._chooser.best(model, call, now)
+                if choice is None:
+                    return
+            if choice.preempts is not None:
+                self._emptied.add(choice.preempts.call_id)
+                model.promised += 1
+                self._leave(choice.preempts, effects)
+                index += 1
+            else:
+                self._assign(model, call, choice, now, effects)
+
+    def _assign(
+        self, model: Model, call: LaneCall, choice: Choice, now: float, effects: list[Effect]
+    ) -> None:
+        place = choice.place
+        engine = place.engine
+        if choice.evicts is not None:
+            self.places.evict(choice.evicts, now)
+        loads = not place.warm
+        fixed = call.lane == "interactive"
+        self._leave_queue(model, call, served=True)
+        running = self.places.take(call.call_id, place, choice.work, fixed=fixed, now=now)
+        self._running[call.call_id] = (call, running)
+        evicted = None if choice.evicts is None else choice.evicts.name
+        effects.append(Assignment(call.call_id, place.node, place.name, engine.name, loads, evicted))
+        if fixed and not engine.sharing_is_harmless:
+            for other in list(engine.running.values()):
+                if not other.fixed and not other.leaving:
+                    self._leave(other, effects)
+        if place.node in self._probing:
+            self.places.suspend(place.node)
+
+    def _leave(self, running: Running, effects: list[Effect]) -> None:
+        """Pre-empt a call; it holds its slot until it is requeued."""
+        running.leaving = True
+        running.place.leaving += 1
+        effects.append(Preempt(running.call_id))
+        self.places.touch(running.place.engine)
+
+    def _expire(self, now: float) -> Iterable[Expired]:
+        while self._deadlines and self._deadlines[0][0] <= now:
+            deadline, call_id = heapq.heappop(self._deadlines)
+            call = self._waiting.get(call_id)
+            if call is not None and call.deadline == deadline:
+                self.withdraw(call_id)
+                yield Expired(call_id)
+
+    def _promote_aged(self, model: Model, now: float) -> None:
+        queue = model.queues["background"]
+        if not queue or model.aged or now - model.promoted_at < self.age_s * _BETWEEN_PROMOTIONS:
+            return
+        call = self._waiting[queue[0]]
+        if now - call.submitted < self.age_s:
+            return
+        assert call.ticket is not None
+        queue.leave(call.ticket, served=True)
+        self._background_waiting -= 1
+        call.aged = True
+        model.aged += 1
+        model.promoted_at = now
+        call.ticket = model.queues["interactive"].join_first(call.call_id, next(self._arrivals))
+
+    # -- book-keeping ---------------------------------------------------------------------------------------
+
+    def _waits(self, model: Model, call: LaneCall) -> None:
+        self._waiting[call.call_id] = call
+        self._background_waiting += call.lane == "background"
+        self._changed(model)
+
+    def _leave_queue(self, model: Model, call: LaneCall, *, served: bool) -> None:
+        assert call.ticket is not None
+        model.queues[call.lane].leave(call.ticket, served=served)
+        del self._waiting[call.call_id]
+        self._background_waiting -= call.lane == "background"
+        self._changed(model)
+        if not model.waiting:
+            swaps.cancel_unwanted(self.places, model)
+
+    def _changed(self, model: Model) -> None:
+        self.places.dirty[model.key] = model
+        self._moved[model.key] = model
+
+    def _give_back(
+        self, model: Model, call: LaneCall, running: Running, now: float, sample: Sample | None
+    ) -> None:
+        place = running.place
+        if running.call_id in self._emptied:
+            self._emptied.discard(running.call_id)
+            model.promised -= 1
+        if sample is not None:
+            self.places.loaded(place, now)
+            concurrency = (running.began_with + len(place.engine.running)) / 2
+            shown = Sample(
+                sample.prompt_tokens,
+                sample.completion_tokens,
+                sample.load_s,
+                sample.prompt_s,
+                sample.generate_s,
+                cached=running.work[0] < call.prompt_tokens,
+                concurrency=concurrency,
+            )
+            self.speeds.learn(place.node, place.engine.name, place.name, place.size, shown)
+        self.places.give_back(running, now)
+
+    # -- what others ask ------------------------------------------------------------------------------------
 
     @property
     def waiting(self) -> int:
-        return sum(len(lane) for lane in self._waiting.values())
+        return len(self._waiting)
+
+    def position(self, call_id: str) -> int | None:
+        """A waiting call's place among those that wait for the same model, from 1."""
+        call = self._waiting.get(call_id)
+        if call is None or call.ticket is None:
+            return None
+        queues = self.places.of(call.model, call.engine).queues
+        before = len(queues["interactive"]) if call.lane == "background" else 0
+        return before + queues[call.lane].position(call.ticket)
+
+    def moved(self) -> dict[str, int]:
+        """Positions at the head of the queues that changed since this was asked last."""
+        found: dict[str, int] = {}
+        for model in self._moved.values():
+            ahead = 0
+            for call_class in CLASSES:
+                queue = model.queues[call_class]
+                for index in range(min(len(queue), _MOVES_TOLD - ahead)):
+                    found[queue[index]] = ahead + index + 1
+                ahead += len(queue)
+                if ahead >= _MOVES_TOLD:
+                    break
+        self._moved.clear()
+        return found
+
+    def positions(self) -> dict[str, int]:
+        """Every waiting call's place."""
+        found: dict[str, int] = {}
+        for model in self.places.models.values():
+            for index, call_id in enumerate(
+                itertools.chain(model.queues["interactive"], model.queues["background"]), 1
+            ):
+                found[call_id] = index
+        return found
+
+    def estimate_s(
+        self, model_name: str, now: float, *, ahead: int | None = None, engine: str = "main"
+    ) -> float:
+        """Seconds until a new call to the model would start, `ahead` calls being before it; infinite where
+        no usable node has the model.
+        """
+        model = self.places.models.get((engine, model_names.canonical(model_name)))
+        if model is None:
+            return float("inf")
+        return self._chooser.wait_s(model, model.waiting if ahead is None else ahead, now)
+
+    def _retry_after_s(self, model: Model, now: float) -> float:
+        estimate = self._chooser.wait_s(model, max(model.waiting // 10, 1), now)
+        return min(_LONGEST_RETRY_S, max(1.0, round(estimate, 1)))
 
     def running_on(self, node: str) -> int:
-        return sum(count for (where, _), count in self._running.items() if where == node)
+        return sum(len(engine.running) for engine in self.places.engines(node))
+
+    def place_of(self, call_id: str) -> Place | None:
+        """Where a call runs."""
+        held = self._running.get(call_id)
+        return None if held is None else held[1].place

@@ -1,60 +1,201 @@
-"""Which node a call runs on: pure.
+"""What a call would take at a place, and what a place is: pure.
 
-First form: a node where the model is resident, then one with a free slot, then the fewest calls on it.
+Predicted completion = wait for a slot + load (0 where the model is resident) + uncached prompt tokens at the
+learned prompt speed + expected answer tokens at the learned generation speed, both stretched by what sharing
+the engine with its other calls costs, divided by the node's weight. docs/decisions/0020-placement.md
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from bisect import bisect_left, insort
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
+from common.protocol import CallClass
 from master.cluster import model_names
+from master.cluster.speeds import Speed
+
+Work = tuple[float, float]
+"""Uncached prompt tokens, expected answer tokens."""
+
+TYPICAL_WORK: Work = (400.0, 300.0)
+PREEMPT_S = 0.25  # what it takes to close a background call's stream down to the engine
 
 
 @dataclass(frozen=True, slots=True)
 class ModelPlace:
-    """One model on one node: calls that may run at once, and whether it is loaded."""
+    """One model on one node: calls that may run at once, and whether it is loaded. `size` in bytes.
+
+    `usable` is false while the breaker of this model on this node is open.
+    """
 
     name: str
     slots: int
     resident: bool
+    size: int = 0
+    engine: str = "main"
+    usable: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class NodeView:
-    """What placement knows of a node. `usable` is false while it drains, is gone, or its breaker is open."""
+    """What is known of a node now. `usable` is false while it drains, is gone, or its breaker is open.
+
+    `probing`: half-open, one call may go there. `max_loaded`: models that each engine holds at once.
+    """
 
     name: str
     models: Mapping[str, ModelPlace]
     usable: bool = True
+    probing: bool = False
+    weight: float = 1.0
+    max_loaded: Mapping[str, int] = field(default_factory=dict)
 
     def place(self, model: str) -> ModelPlace | None:
         found = model_names.find(model, self.models)
         return None if found is None else self.models[found]
 
 
-def choose(
-    model: str,
-    nodes: Sequence[NodeView],
-    running: Mapping[tuple[str, str], int],
-    *,
-    avoid: Collection[str] = (),
-    prefix_node: str | None = None,
-) -> str | None:
-    """The node with a free slot for the model, or `None` when the call has to wait.
+@dataclass(slots=True, eq=False)
+class Running:
+    """A call that holds a slot. `fixed`: it is not pre-empted (interactive, or background that has aged)."""
 
-    `running` counts calls per (node, model name on that node). `avoid` are nodes where this call failed:
-    they are taken only when no other usable node has the model at all.
-    """
-    usable = [(node, place) for node in nodes if node.usable and (place := node.place(model)) is not None]
-    preferred = [pair for pair in usable if pair[0].name not in avoid] or usable
-    best: tuple[tuple[bool, bool, float, str], str] | None = None
-    for node, place in preferred:
-        taken = running.get((node.name, place.name), 0)
-        if taken >= place.slots:
-            continue
-        load = sum(count for (where, _), count in running.items() if where == node.name)
-        score = (not place.resident, node.name != prefix_node, load / place.slots, node.name)
-        if best is None or score < best[0]:
-            best = (score, node.name)
-    return None if best is None else best[1]
+    call_id: str
+    place: Place
+    fixed: bool
+    work: Work
+    since: float
+    expected_end: float
+    began_with: int
+    leaving: bool = False
+
+    def free_at(self, now: float) -> float:
+        """When its slot is free; one that is late is taken to need a quarter more of its time so far."""
+        if self.leaving:
+            return min(self.expected_end, now + PREEMPT_S)
+        return self.expected_end if self.expected_end > now else now + 0.25 * (now - self.since)
+
+
+@dataclass(slots=True, eq=False)
+class Engine:
+    """One engine of one node: what it runs, what it loads, and what has to leave it."""
+
+    node: str
+    name: str
+    places: dict[str, Place] = field(default_factory=dict)
+    running: dict[str, Running] = field(default_factory=dict)
+    fixed: int = 0
+    max_loaded: int | None = None
+    usable: bool = True
+    weight: float = 1.0
+    sharing: float = 0.0
+    sharing_is_harmless: bool = False
+    loading: Place | None = None
+    loaded_at: float = 0.0  # when the load that runs is expected to be done
+    drained: Place | None = None  # gets no new calls, so that it can give its place to `drained_for`
+    drained_for: Place | None = None
+
+    def residents(self) -> list[Place]:
+        return [place for place in self.places.values() if place.resident]
+
+    def has_room(self) -> bool:
+        return self.max_loaded is None or len(self.residents()) < self.max_loaded
+
+    def stretch(self, others: int) -> float:
+        """How many times longer a call takes beside so many others."""
+        return (1.0 + self.sharing * others) / self.weight
+
+
+@dataclass(slots=True, eq=False)
+class Place:
+    """One model on one engine of one node."""
+
+    engine: Engine
+    model: str  # its canonical name
+    name: str  # its name there
+    serial: int
+    slots: int = 1
+    size: int = 0
+    resident: bool = False
+    usable: bool = True
+    speed: Speed = field(default_factory=lambda: Speed(0.0, 0.0, 0.0))
+    running: dict[str, Running] = field(default_factory=dict)
+    fixed: int = 0
+    leaving: int = 0
+    used_at: float = float("-inf")
+    changed_at: float = float("-inf")  # when its residency was last changed from here
+
+    @property
+    def node(self) -> str:
+        return self.engine.node
+
+    @property
+    def warm(self) -> bool:
+        return self.resident or self.engine.loading is self
+
+    @property
+    def is_usable(self) -> bool:
+        return self.usable and self.engine.usable
+
+    def work_s(self, work: Work, others: int) -> float:
+        """Seconds of reading and writing, beside `others` calls on the engine."""
+        alone = work[0] * self.speed.prompt_s_per_token + work[1] * self.speed.generate_s_per_token
+        return alone * self.engine.stretch(others)
+
+    def load_s(self, now: float) -> float:
+        """Seconds until the model is resident, if its load began now or is under way."""
+        if self.resident:
+            return 0.0
+        if self.engine.loading is self:
+            return max(self.engine.loaded_at - now, 0.0)
+        return self.speed.load_s
+
+    def free_slots(self, call_class: CallClass) -> int:
+        """Slots that a call of this class may take now. One slot of two or more is kept from background."""
+        free = self.slots - len(self.running)
+        if call_class == "interactive":
+            return free
+        if self.engine.fixed and not self.engine.sharing_is_harmless:
+            return 0
+        background = len(self.running) - self.fixed
+        return min(free, (self.slots - 1 if self.slots > 1 else 1) - background)
+
+    def preemptible(self) -> list[Running]:
+        """Background calls here that may be sent back to the queue, the youngest first."""
+        found = [one for one in self.running.values() if not one.fixed and not one.leaving]
+        return sorted(found, key=lambda one: -one.since)
+
+    def next_free_s(self, now: float) -> float:
+        """Seconds until a slot becomes free here; 0 when one is."""
+        if len(self.running) < self.slots:
+            return 0.0
+        return max(min(one.free_at(now) for one in self.running.values()) - now, 0.0)
+
+
+class Ranked:
+    """Places in the order of their score, cheapest first; each at most once."""
+
+    __slots__ = ("_order", "_scores")
+
+    def __init__(self) -> None:
+        self._order: list[tuple[float, int, Place]] = []
+        self._scores: dict[int, float] = {}
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def put(self, place: Place, score: float | None) -> None:
+        """Rank a place anew; with `None` it leaves."""
+        old = self._scores.get(place.serial)
+        if old == score:
+            return
+        if old is not None:
+            del self._order[bisect_left(self._order, (old, place.serial))]  # a shorter tuple sorts first
+        if score is None:
+            del self._scores[place.serial]
+        else:
+            self._scores[place.serial] = score
+            insort(self._order, (score, place.serial, place))
+
+    def first(self, count: int) -> list[Place]:
+        return [place for _, _, place in self._order[:count]]

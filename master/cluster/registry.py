@@ -57,8 +57,12 @@ class Node:
     def view(self, now: float) -> NodeView:
         return NodeView(
             self.name,
-            {one.name: ModelPlace(one.name, one.slots, one.resident) for one in self.models},
+            {
+                one.name: ModelPlace(one.name, one.slots, one.resident, one.size, one.engine)
+                for one in self.models
+            },
             usable=self.answers and not self.draining and self.breaker.allows(now),
+            probing=not self.breaker.is_closed,
         )
 
 
@@ -67,7 +71,7 @@ class Registry:
 
     def __init__(self, *, heartbeat_s: float, connect_timeout_s: float, authority: str | None = None) -> None:
         self.nodes: dict[str, Node] = {}
-        self.on_change: Callable[[], None] = lambda: None
+        self.on_change: Callable[[Node], None] = lambda _node: None
         self._heartbeat_s = heartbeat_s
         self._connect_timeout_s = connect_timeout_s
         # One context for all nodes: the authority is the same, the name that is asked for differs.
@@ -154,15 +158,11 @@ class Registry:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         await node.client.aclose()
-        self.on_change()
+        self.on_change(node)
 
     async def close(self) -> None:
         for name in list(self.nodes):
             await self.remove(name)
-
-    def views(self) -> list[NodeView]:
-        now = time.monotonic()
-        return [node.view(now) for node in self.nodes.values()]
 
     def nodes_with(self, model: str, *, answering: bool = True) -> list[Node]:
         return [
@@ -191,7 +191,7 @@ class Registry:
         if node.state != before:
             _log.info("node state", node=node.name, was=before, state=node.state, reason=node.error)
             self._settled.set()
-        self.on_change()
+        self.on_change(node)
 
     async def _watch(self, node: Node) -> None:
         while True:

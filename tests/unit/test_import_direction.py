@@ -25,8 +25,13 @@ PURE = [
     "master/council/session.py",
     "master/council/states.py",
     "master/cluster/breaker.py",
+    "master/cluster/choice.py",
+    "master/cluster/fair_queue.py",
     "master/cluster/lanes.py",
     "master/cluster/placement.py",
+    "master/cluster/places.py",
+    "master/cluster/speeds.py",
+    "master/cluster/swaps.py",
     "worker_node/admission.py",
 ]
 IMPURE_MODULES = {"asyncio", "time", "random", "socket", "httpx", "aiohttp", "sqlalchemy", "os", "threading"}

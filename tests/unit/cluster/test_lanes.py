@@ -1,4 +1,4 @@
-"""Lanes and placement: pure claims, and properties over random traffic."""
+"""Who goes first, who is kept a slot, and who makes room: claims, and properties over random traffic."""
 
 from __future__ import annotations
 
@@ -9,88 +9,189 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import QueueFullError
-from master.cluster.lanes import Assignment, LaneCall, Lanes
-from master.cluster.placement import ModelPlace, NodeView, choose
-
-
-def node(name: str, *models: tuple[str, int, bool], usable: bool = True) -> NodeView:
-    return NodeView(
-        name, {model: ModelPlace(model, slots, resident) for model, slots, resident in models}, usable
-    )
-
-
-def test_a_resident_model_beats_an_idle_node_that_would_have_to_load() -> None:
-    nodes = [node("cold", ("m", 4, False)), node("warm", ("m", 4, True))]
-    assert choose("m", nodes, {("warm", "m"): 3}) == "warm"
-
-
-def test_between_equals_the_fewest_calls_per_slot_win() -> None:
-    nodes = [node("a", ("m", 2, True)), node("b", ("m", 4, True))]
-    assert choose("m", nodes, {("a", "m"): 1, ("b", "m"): 1}) == "b"
-
-
-def test_the_node_that_holds_the_prefix_is_preferred() -> None:
-    nodes = [node("a", ("m", 4, True)), node("b", ("m", 4, True))]
-    assert choose("m", nodes, {("b", "m"): 1}, prefix_node="b") == "b"
-
-
-def test_a_node_where_the_call_failed_is_taken_only_when_there_is_no_other() -> None:
-    both = [node("a", ("m", 1, True)), node("b", ("m", 1, False))]
-    assert choose("m", both, {}, avoid={"a"}) == "b"
-    assert choose("m", both, {("b", "m"): 1}, avoid={"a"}) is None
-    assert choose("m", both[:1], {}, avoid={"a"}) == "a"
-
-
-def test_a_node_that_is_not_usable_gets_nothing() -> None:
-    assert choose("m", [node("a", ("m", 4, True), usable=False)], {}) is None
-
-
-def test_a_model_is_found_under_its_other_spelling() -> None:
-    assert choose("phi3.5:mini", [node("a", ("phi3.5:latest", 1, True))], {}) == "a"
+from master.cluster.lanes import Assignment, Expired, Preempt
+from tests.unit.cluster.cluster import background, lanes_of, node, placed, preempted, speeds, submit
 
 
 def test_interactive_calls_go_before_background_ones_that_came_first() -> None:
-    lanes = Lanes()
-    lanes.submit(LaneCall("background", "m", "background"))
-    lanes.submit(LaneCall("chat", "m"))
-    nodes = [node("a", ("m", 1, True))]
-    assert lanes.assign(nodes) == [Assignment("chat", "a", "m")]
-    lanes.release("chat")
-    assert lanes.assign(nodes) == [Assignment("background", "a", "m")]
+    lanes = lanes_of(node("a", ("m", 1, True)))
+    background(lanes, "background")
+    submit(lanes, "chat")
+    assert placed(lanes.decide(0.0)) == {"chat": "a"}
+    lanes.release("chat", 1.0)
+    assert placed(lanes.decide(1.0)) == {"background": "a"}
 
 
 def test_a_call_that_waits_for_its_model_holds_up_nobody_behind_it() -> None:
-    lanes = Lanes()
-    lanes.submit(LaneCall("first", "missing"))
-    lanes.submit(LaneCall("second", "m"))
-    assert [one.call_id for one in lanes.assign([node("a", ("m", 1, True))])] == ["second"]
+    lanes = lanes_of(node("a", ("m", 1, True)))
+    submit(lanes, "first", "missing")
+    submit(lanes, "second")
+    assert placed(lanes.decide(0.0)) == {"second": "a"}
+
+
+def test_sessions_take_turns_so_that_a_big_council_does_not_starve_a_small_one() -> None:
+    lanes = lanes_of(node("a", ("m", 1, True)))
+    for number in range(6):
+        submit(lanes, f"big{number}", session_id="big")
+    submit(lanes, "small", session_id="small")
+    order: list[str] = []
+    for now in range(7):
+        (call_id,) = placed(lanes.decide(float(now)))
+        order.append(call_id)
+        lanes.release(call_id, now + 0.5)
+    assert order.index("small") == 1
+    assert [one for one in order if one != "small"] == [f"big{number}" for number in range(6)]
+
+
+def test_of_two_slots_one_is_kept_for_interactive_calls() -> None:
+    lanes = lanes_of(node("a", ("m", 3, True)))
+    for number in range(3):
+        background(lanes, f"b{number}")
+    assert set(placed(lanes.decide(0.0))) == {"b0", "b1"}
+    submit(lanes, "chat")
+    assert placed(lanes.decide(0.0)) == {"chat": "a"}
+
+
+def test_a_single_slot_is_used_by_background_which_makes_room_at_once() -> None:
+    lanes = lanes_of(node("a", ("m", 1, True)))
+    background(lanes, "b")
+    assert placed(lanes.decide(0.0)) == {"b": "a"}
+    submit(lanes, "chat")
+    assert lanes.decide(1.0) == [Preempt("b")]
+    assert lanes.decide(1.1) == []
+    lanes.requeue("b", 1.2)
+    assert placed(lanes.decide(1.2)) == {"chat": "a"}
+
+
+def test_two_chats_never_pre_empt_more_calls_than_they_need() -> None:
+    lanes = lanes_of(node("a", ("m", 1, True)), node("b", ("m", 1, True)), known=speeds(sharing=0.0))
+    background(lanes, "b1")
+    background(lanes, "b2")
+    assert len(placed(lanes.decide(0.0))) == 2
+    submit(lanes, "chat")
+    assert len(preempted(lanes.decide(1.0))) == 1
+
+
+def test_a_pre_empted_call_takes_its_old_place_in_the_queue() -> None:
+    lanes = lanes_of(node("a", ("m", 1, True)))
+    background(lanes, "b1")
+    lanes.decide(0.0)
+    background(lanes, "b2")
+    submit(lanes, "chat")
+    lanes.decide(1.0)
+    lanes.requeue("b1", 1.1)
+    assert placed(lanes.decide(1.1)) == {"chat": "a"}
+    lanes.release("chat", 2.0)
+    assert placed(lanes.decide(2.0)) == {"b1": "a"}
+
+
+def test_interactive_work_clears_its_engine_of_background_unless_sharing_is_harmless() -> None:
+    cluster = node("a", ("m", 4, True), ("n", 4, True))
+    slow, harmless = speeds(("a", "m", 1.0, 0.01), sharing=0.3), speeds(("a", "m", 1.0, 0.01), sharing=0.04)
+    for known, expected in ((slow, ["b"]), (harmless, [])):
+        lanes = lanes_of(cluster, known=known)
+        background(lanes, "b", "n")
+        lanes.decide(0.0)
+        submit(lanes, "chat")
+        effects = lanes.decide(1.0)
+        assert placed(effects) == {"chat": "a"}
+        assert preempted(effects) == expected
+
+
+def test_background_does_not_start_beside_interactive_work_on_the_same_engine() -> None:
+    lanes = lanes_of(node("a", ("m", 4, True)), node("b", ("m", 4, True)))
+    submit(lanes, "chat")
+    (where,) = placed(lanes.decide(0.0)).values()
+    background(lanes, "job")
+    assert placed(lanes.decide(0.0))["job"] != where
+
+
+def test_background_that_has_aged_goes_before_newer_interactive_calls_and_stays() -> None:
+    lanes = lanes_of(node("a", ("m", 1, True)), age_s=100.0)
+    submit(lanes, "first")
+    lanes.decide(0.0)
+    background(lanes, "job")
+    submit(lanes, "chat", now=99.0)
+    lanes.pass_time()
+    lanes.release("first", 101.0)
+    assert placed(lanes.decide(101.0)) == {"job": "a"}
+    assert preempted(lanes.decide(102.0)) == []
+    lanes.release("job", 103.0)
+    assert placed(lanes.decide(103.0)) == {"chat": "a"}
+
+
+def test_a_call_past_its_deadline_is_told_so_and_forgotten() -> None:
+    lanes = lanes_of(node("a", ("m", 1, True)))
+    submit(lanes, "runs", deadline=5.0)
+    submit(lanes, "waits", deadline=5.0)
+    lanes.decide(0.0)
+    assert lanes.decide(6.0) == [Expired("waits")]
+    assert lanes.waiting == 0
 
 
 def test_positions_count_those_who_wait_for_the_same_model() -> None:
-    lanes = Lanes()
+    lanes = lanes_of()
     for call_id, model in (("a", "m"), ("b", "n"), ("c", "M:latest")):
-        lanes.submit(LaneCall(call_id, model))
-    assert lanes.positions() == {"a": 1, "b": 1, "c": 2}
+        submit(lanes, call_id, model)
+    background(lanes, "d")
+    assert lanes.positions() == lanes.moved() == {"a": 1, "b": 1, "c": 2, "d": 3}
+    assert [lanes.position(one) for one in "abcd"] == [1, 1, 2, 3]
+    assert lanes.moved() == {}
 
 
-def test_a_full_queue_refuses_with_a_time_to_come_back() -> None:
-    lanes = Lanes(max_waiting=1)
-    lanes.submit(LaneCall("a", "m"))
-    with pytest.raises(QueueFullError) as refused:
-        lanes.submit(LaneCall("b", "m"))
-    assert refused.value.headers["Retry-After"] == "5"
+def test_a_full_queue_refuses_with_a_time_to_come_back_that_grows_with_the_queue() -> None:
+    def retry_after(count: int) -> float:
+        known = speeds(("a", "m", 1.0, 0.05))
+        lanes = lanes_of(node("a", ("m", 1, True)), known=known, max_waiting=count)
+        for number in range(count + 1):
+            submit(lanes, f"c{number}")
+            lanes.decide(0.0)
+        with pytest.raises(QueueFullError) as refused:
+            submit(lanes, "one more")
+        return float(refused.value.headers["Retry-After"])
+
+    assert 1 <= retry_after(2) < retry_after(60) <= 120
+
+
+def test_background_fills_half_of_the_queue_at_most() -> None:
+    lanes = lanes_of(max_waiting=4)
+    background(lanes, "b1")
+    background(lanes, "b2")
+    with pytest.raises(QueueFullError):
+        background(lanes, "b3")
+    submit(lanes, "chat")
 
 
 def test_a_slot_is_given_back_once_however_often_it_is_released() -> None:
-    lanes = Lanes()
-    nodes = [node("a", ("m", 1, True))]
+    lanes = lanes_of(node("a", ("m", 1, True)))
     for call_id in ("one", "two", "three"):
-        lanes.submit(LaneCall(call_id, "m"))
-    assert len(lanes.assign(nodes)) == 1
-    lanes.release("one")
-    lanes.release("one")
-    assert len(lanes.assign(nodes)) == 1
-    assert lanes.assign(nodes) == []
+        submit(lanes, call_id)
+    assert len(placed(lanes.decide(0.0))) == 1
+    lanes.release("one", 1.0)
+    lanes.release("one", 1.0)
+    assert len(placed(lanes.decide(1.0))) == 1
+    assert lanes.decide(1.0) == []
+
+
+def test_a_node_that_probes_gets_one_call_until_it_is_known_anew() -> None:
+    lanes = lanes_of(node("a", ("m", 4, True), probing=True))
+    submit(lanes, "one")
+    submit(lanes, "two")
+    assert len(placed(lanes.decide(0.0))) == 1
+    lanes.know(node("a", ("m", 4, True)), 1.0)
+    assert len(placed(lanes.decide(1.0))) == 1
+
+
+def test_calls_of_a_node_that_was_removed_can_still_end() -> None:
+    lanes = lanes_of(node("a", ("m", 1, True)))
+    submit(lanes, "one")
+    lanes.decide(0.0)
+    lanes.forget("a")
+    lanes.release("one", 1.0)
+    submit(lanes, "two")
+    assert lanes.decide(1.0) == []
+    lanes.know(node("a", ("m", 1, True)), 2.0)
+    assert placed(lanes.decide(2.0)) == {"two": "a"}
 
 
 steps = st.lists(
@@ -98,8 +199,10 @@ steps = st.lists(
         st.tuples(
             st.just("submit"), st.sampled_from(["m", "n"]), st.sampled_from(["interactive", "background"])
         ),
-        st.tuples(st.just("release"), st.integers(0, 30), st.none()),
+        st.tuples(st.just("end"), st.integers(0, 30), st.none()),
         st.tuples(st.just("withdraw"), st.integers(0, 30), st.none()),
+        st.tuples(st.just("wait"), st.sampled_from([1, 40, 200]), st.none()),
+        st.tuples(st.just("flip"), st.sampled_from([0, 1]), st.none()),
     ),
     max_size=60,
 )
@@ -107,30 +210,58 @@ steps = st.lists(
 
 @given(steps)
 def test_no_slot_is_exceeded_and_no_call_lost_or_doubled(actions: list[tuple[str, object, object]]) -> None:
-    nodes = [node("a", ("m", 2, True), ("n", 1, False)), node("b", ("m", 1, True))]
+    usable = [True, True]
+
+    def views(index: int) -> object:
+        if index == 0:
+            return node("a", ("m", 2, True), ("n", 1, False), usable=usable[0], max_loaded=1)
+        return node("b", ("m", 1, True), usable=usable[1])
+
     slots = {("a", "m"): 2, ("a", "n"): 1, ("b", "m"): 1}
-    lanes = Lanes()
+    lanes = lanes_of(views(0), views(1))  # type: ignore[arg-type]  # views of the two
     submitted: list[str] = []
-    withdrawn: set[str] = set()
+    gone: set[str] = set()
     held: dict[str, Assignment] = {}
-    assigned: Counter[str] = Counter()
+    leaving: set[str] = set()
+    ended: set[str] = set()
+    now = 0.0
     for kind, value, call_class in actions:
+        now += 0.1
         if kind == "submit":
             call_id = f"c{len(submitted)}"
             submitted.append(call_id)
-            lanes.submit(LaneCall(call_id, str(value), call_class))  # type: ignore[arg-type]  # drawn from the two
+            submit(lanes, call_id, str(value), now, call_class=call_class)
+        elif kind == "wait":
+            assert isinstance(value, int)
+            now += value
+            lanes.pass_time()
+        elif kind == "flip":
+            assert isinstance(value, int)
+            usable[value] = not usable[value]
+            lanes.know(views(value), now)  # type: ignore[arg-type]  # a view
         elif submitted and isinstance(value, int):
             call_id = submitted[value % len(submitted)]
-            if kind == "release" and call_id in held:
-                lanes.release(call_id)
+            if kind == "end" and call_id in held:
                 del held[call_id]
-            elif kind == "withdraw" and call_id not in assigned:
+                if call_id in leaving:
+                    leaving.discard(call_id)
+                    lanes.requeue(call_id, now)
+                else:
+                    lanes.release(call_id, now)
+                    ended.add(call_id)
+            elif kind == "withdraw" and call_id not in held and call_id not in ended:
                 lanes.withdraw(call_id)
-                withdrawn.add(call_id)
-        for one in lanes.assign(nodes):
-            held[one.call_id] = one
-            assigned[one.call_id] += 1
+                gone.add(call_id)
+        for one in lanes.decide(now):
+            if isinstance(one, Assignment):
+                assert one.call_id not in held
+                held[one.call_id] = one
+            elif isinstance(one, Preempt):
+                assert one.call_id in held
+                assert one.call_id not in leaving
+                leaving.add(one.call_id)
         running = Counter((one.node, one.model) for one in held.values())
         assert all(count <= slots[place] for place, count in running.items())
-    assert set(assigned) | withdrawn | set(lanes.positions()) == set(submitted)
-    assert all(count == 1 for count in assigned.values())
+    parts = [set(held), ended, gone, set(lanes.positions())]
+    assert set().union(*parts) == set(submitted)
+    assert sum(map(len, parts)) == len(submitted)

@@ -1,0 +1,167 @@
+"""The choice of a place for one call among the few best of its model: pure."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from common.protocol import CallClass
+from master.cluster import swaps
+from master.cluster.placement import PREEMPT_S, TYPICAL_WORK, Place, Running, Work
+from master.cluster.places import Model, Places
+
+if TYPE_CHECKING:
+    from master.cluster.lanes import LaneCall
+
+LOOKED_AT = 8  # best places of each kind that are weighed exactly
+_EQUAL = 1.02  # scores this close are equal: the prefix decides
+_WORTH_WAITING = 0.9  # hold a call only where it ends in less than this part of the time
+_CACHED_SHARE = 0.9  # of the shared opening that an engine finds again
+_PREFIXES_KEPT = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A place and what has to happen first. `finish_s` from now, `work` without what is cached there."""
+
+    place: Place
+    finish_s: float
+    work: Work
+    preempts: Running | None = None
+    evicts: Place | None = None
+
+
+class Prefixes:
+    """Which node read the shared opening of a prompt last, per model, and how long it was."""
+
+    def __init__(self) -> None:
+        self._found: OrderedDict[tuple[str, str], tuple[str, float]] = OrderedDict()
+
+    def of(self, key: str | None, model: str) -> tuple[str, float] | None:
+        return None if key is None else self._found.get((key, model))
+
+    def remember(self, key: str, model: str, node: str, prompt_tokens: float) -> None:
+        """The shortest prompt under a key is the nearest to what all of them share."""
+        known = self._found.pop((key, model), None)
+        tokens = prompt_tokens if known is None else min(known[1], prompt_tokens)
+        self._found[key, model] = (node, tokens)
+        if len(self._found) > _PREFIXES_KEPT:
+            self._found.popitem(last=False)
+
+
+@dataclass(slots=True)
+class Chooser:
+    places: Places
+    prefixes: Prefixes
+
+    def urgency(self, model: Model, call_class: CallClass) -> tuple[bool, int, tuple[float, int, str]]:
+        """Models that are there go first, then those with the fewest places to choose from."""
+        queue = model.queues[call_class]
+        return (not len(model.warm[call_class]), len(model.places), queue.first_ticket)
+
+    def best(self, model: Model, call: LaneCall, now: float) -> Choice | None:
+        """The place where the call would end first if it were sent there now."""
+        prefix = self.prefixes.of(call.prefix_key, model.key[1])
+        count = LOOKED_AT + len(call.avoid)
+        warm = model.warm[call.lane].first(count)
+        candidates = warm + model.cold.first(count)
+        if prefix is not None:
+            known = self.places.place(prefix[0], model)
+            if known is not None and known.warm and known not in warm and self._takes(known, call.lane):
+                candidates.append(known)
+        best: Choice | None = None
+        best_rank: tuple[float, bool] = (math.inf, True)
+        spared = bool(call.avoid) and self._has_other(model.places.values(), call.avoid)
+        for place in candidates:
+            if spared and place.node in call.avoid:
+                continue
+            choice = self._weigh(place, call, prefix, now)
+            if choice is None:
+                continue
+            has_prefix = prefix is not None and place.node == prefix[0]
+            soonest, lacks = best_rank
+            if best is None or (
+                choice.finish_s * _EQUAL < soonest
+                or (choice.finish_s <= soonest * _EQUAL and has_prefix and lacks)
+                or (choice.finish_s < soonest and has_prefix is not lacks)
+            ):
+                best, best_rank = choice, (choice.finish_s, not has_prefix)
+        return best
+
+    def _takes(self, place: Place, lane: CallClass) -> bool:
+        return place.is_usable and place.engine.drained is not place and place.free_slots(lane) > 0
+
+    def _has_other(self, places: Iterable[Place], avoid: frozenset[str]) -> bool:
+        return any(place.is_usable and place.node not in avoid for place in places)
+
+    def _weigh(
+        self, place: Place, call: LaneCall, prefix: tuple[str, float] | None, now: float
+    ) -> Choice | None:
+        """What it would take there; `None` where it cannot be done now."""
+        engine = place.engine
+        interactive = call.lane == "interactive"
+        prompt, answer = call.work
+        if prefix is not None and place.node == prefix[0] and place.resident:
+            prompt -= _CACHED_SHARE * min(prefix[1], prompt)
+        work = (prompt, answer)
+        alone = interactive and not engine.sharing_is_harmless  # background leaves
+        others = engine.fixed if alone else len(engine.running)
+        finish_s = place.load_s(now) + place.work_s(work, others)
+        if place.warm:
+            if place.free_slots(call.lane) > 0:
+                return Choice(place, finish_s, work)
+            leaving = place.preemptible() if interactive else []
+            return Choice(place, finish_s + PREEMPT_S, work, preempts=leaving[0]) if leaving else None
+        if engine.loading is not None or (engine.drained_for is not None and engine.drained_for is not place):
+            return None
+        if not interactive and engine.fixed and not engine.sharing_is_harmless:
+            return None
+        if engine.has_room():
+            return Choice(place, finish_s, work)
+        victim = swaps.idle_victim(self.places, place, call, now)
+        if victim is None:
+            return None
+        return Choice(place, finish_s + swaps.regret_s(victim, call, now), work, evicts=victim)
+
+    # -- waiting instead ------------------------------------------------------------------------------------
+
+    def better_later(
+        self, model: Model, call_class: CallClass, choice: Choice, waiting: int, now: float
+    ) -> int | None:
+        """`None`: send it now. Else how far behind in the queue the first call is for which sending it there
+        is better than waiting, 0 where there is none among the `waiting`.
+        """
+        sooner_s = min(
+            (
+                place.next_free_s(now) + place.work_s(choice.work, len(place.engine.running) - 1)
+                for place in model.full.first(LOOKED_AT)
+                if place.engine is not choice.place.engine
+            ),
+            default=math.inf,
+        )
+        gain_s = _WORTH_WAITING * choice.finish_s - sooner_s
+        if gain_s <= 0:
+            return None
+        behind = max(math.ceil(gain_s * max(model.rate, 1e-9)), 1)
+        return behind if behind < waiting else 0
+
+    def wait_s(self, model: Model, ahead: int, now: float) -> float:
+        """Seconds until a call with so many before it would start."""
+        self.places.rank(model, now)
+        usable = [place for place in model.cold.first(LOOKED_AT)]
+        if len(model.warm["interactive"]) and not ahead:
+            return 0.0
+        first_s = math.inf
+        if len(model.warm["interactive"]):
+            first_s = 0.0
+        elif len(model.full):
+            first_s = min(place.next_free_s(now) for place in model.full.first(LOOKED_AT))
+        elif usable:
+            first_s = min(place.load_s(now) for place in usable)
+        rate = model.rate
+        if not rate and usable:
+            rate = sum(place.slots / max(place.work_s(TYPICAL_WORK, 0), 1e-6) for place in usable)
+        return first_s + ahead / rate if rate else first_s

@@ -1,0 +1,118 @@
+"""Model switches: which model gives its place on an engine to another, and when: pure.
+
+One load at a time per engine. A model is evicted only while nothing runs on it. Where it is busy without end
+it is drained: it gets no new calls, its background calls are pre-empted, and once it is idle it goes. It
+keeps its turn for as long as two loads take, so that calls for A, B, A, B run as A, A, B, B.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from master.cluster import model_names
+from master.cluster.placement import PREEMPT_S, Place, Running
+from master.cluster.places import Model, Places, running_s
+
+if TYPE_CHECKING:
+    from master.cluster.lanes import Effect, LaneCall
+
+_LOOKED_AT = 8
+_PATIENCE_LOADS = 2.0
+_PATIENCE_S = (1.0, 60.0)
+_RECENT_S = 120.0
+_RELOAD_SHARE = 0.25  # of the load of a model that was used recently: it may have to come back
+
+
+def idle_victim(places: Places, wanted: Place, call: LaneCall, now: float) -> Place | None:
+    """The idle model that may leave for `wanted`: unwanted ones first, then the longest unused."""
+    idle = [
+        one
+        for one in wanted.engine.residents()
+        if not one.running and _may_leave(places, one, wanted, call, now)
+    ]
+    if not idle:
+        return None
+    kept = keeps(call)
+    return min(idle, key=lambda one: (_waiting(places, one) > 0, one.model in kept, one.used_at, one.serial))
+
+
+def regret_s(victim: Place, call: LaneCall, now: float) -> float:
+    """What evicting it may cost later, in seconds: for the comparison of places alone."""
+    if victim.model in keeps(call):
+        return victim.speed.load_s
+    return _RELOAD_SHARE * victim.speed.load_s if now - victim.used_at < _RECENT_S else 0.0
+
+
+def seek(
+    places: Places,
+    model: Model,
+    call: LaneCall,
+    preempt: Callable[[Running, list[Effect]], None],
+    now: float,
+    effects: list[Effect],
+) -> None:
+    """No place takes the call now: begin to drain one where that ends its wait sooner than waiting does."""
+    if any(place.engine.drained_for is place for place in model.cold.first(_LOOKED_AT)):
+        return
+    found: list[tuple[float, int, Place, Place]] = []
+    for place in model.cold.first(_LOOKED_AT):
+        engine = place.engine
+        if engine.loading is not None or engine.drained is not None or engine.has_room():
+            continue
+        for victim in engine.residents():
+            if victim.running and _may_leave(places, victim, place, call, now):
+                drain_s = PREEMPT_S if _only_background(victim, call) else running_s(victim, now)
+                finish_s = drain_s + place.load_s(now) + place.work_s(call.work, 0)
+                found.append((finish_s, victim.serial, place, victim))
+    if not found:
+        return
+    finish_s, _, place, victim = min(found, key=lambda one: one[:2])
+    waiting = len(model.queues[call.lane])
+    if len(model.full) and model.rate:
+        elsewhere_s = min(one.next_free_s(now) for one in model.full.first(_LOOKED_AT)) + waiting / model.rate
+        if elsewhere_s < finish_s:
+            return
+    place.engine.drained, place.engine.drained_for = victim, place
+    if call.lane == "interactive":
+        for running in victim.preemptible():
+            preempt(running, effects)
+    places.touch(place.engine)
+
+
+def cancel_unwanted(places: Places, model: Model) -> None:
+    """Nobody waits for the model any more: what is drained for it may go on."""
+    if model.waiting:
+        return
+    for place in model.places.values():
+        if place.engine.drained_for is place:
+            place.engine.drained = place.engine.drained_for = None
+            places.touch(place.engine)
+
+
+def keeps(call: LaneCall) -> frozenset[str]:
+    return frozenset(map(model_names.canonical, call.keeps))
+
+
+def _only_background(victim: Place, call: LaneCall) -> bool:
+    return call.lane == "interactive" and victim.fixed == 0
+
+
+def _waiting(places: Places, place: Place) -> int:
+    return places.models[place.engine.name, place.model].waiting
+
+
+def _may_leave(places: Places, victim: Place, wanted: Place, call: LaneCall, now: float) -> bool:
+    """Whether the model's turn on the engine is over, as far as this call may say."""
+    if wanted.engine.drained_for is wanted and wanted.engine.drained is victim:
+        return True
+    queues = places.models[victim.engine.name, victim.model].queues
+    if call.lane == "background" and (queues["interactive"] or victim.fixed):
+        return False
+    waiting = len(queues["interactive"]) if call.lane == "interactive" else len(queues["background"])
+    busy = victim.fixed if call.lane == "interactive" else len(victim.running)
+    if not waiting and not busy:
+        return True
+    least, most = _PATIENCE_S
+    patience_s = min(max(_PATIENCE_LOADS * wanted.speed.load_s, least), most)
+    return now - call.submitted >= patience_s

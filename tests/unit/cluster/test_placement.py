@@ -1,0 +1,187 @@
+"""Where calls go: predicted completion, residency, prefixes, model switches."""
+
+from __future__ import annotations
+
+from master.cluster.lanes import Assignment
+from master.cluster.speeds import Sample
+from tests.unit.cluster.cluster import lanes_of, node, placed, speeds, submit
+
+DONE = Sample(400, 256, 0.0, 0.4, 2.5)
+
+
+def test_a_resident_model_beats_an_idle_node_that_would_have_to_load() -> None:
+    known = speeds(("cold", "m", 30.0, 0.01), ("warm", "m", 30.0, 0.01), sharing=0.3)
+    lanes = lanes_of(node("cold", ("m", 4, False)), node("warm", ("m", 4, True)), known=known)
+    for call_id in ("one", "two", "three"):
+        submit(lanes, call_id)
+    assert set(placed(lanes.decide(0.0)).values()) == {"warm"}
+
+
+def test_a_quick_load_beats_a_slow_node() -> None:
+    known = speeds(("slow", "m", 1.0, 0.2), ("quick", "m", 2.0, 0.01))
+    lanes = lanes_of(node("slow", ("m", 1, True)), node("quick", ("m", 1, False)), known=known)
+    submit(lanes, "one")
+    assert placed(lanes.decide(0.0)) == {"one": "quick"}
+
+
+def test_a_call_waits_for_the_fast_node_where_it_ends_sooner_there() -> None:
+    known = speeds(("slow", "m", 1.0, 0.1), ("fast", "m", 1.0, 0.01))
+    lanes = lanes_of(node("slow", ("m", 1, True)), node("fast", ("m", 1, True)), known=known)
+    submit(lanes, "one")
+    submit(lanes, "two")
+    assert placed(lanes.decide(0.0)) == {"one": "fast"}
+    lanes.release("one", 3.0)
+    assert placed(lanes.decide(3.0)) == {"two": "fast"}
+
+
+def test_a_long_queue_uses_the_slow_node_too() -> None:
+    known = speeds(("slow", "m", 1.0, 0.1), ("fast", "m", 1.0, 0.01))
+    lanes = lanes_of(node("slow", ("m", 1, True)), node("fast", ("m", 1, True)), known=known)
+    for number in range(20):
+        submit(lanes, f"c{number}")
+    assert set(placed(lanes.decide(0.0)).values()) == {"slow", "fast"}
+
+
+def test_calls_on_one_engine_slow_each_other_so_an_idle_twin_is_used_first() -> None:
+    known = speeds(("a", "m", 1.0, 0.01), ("b", "m", 1.0, 0.01), sharing=0.5)
+    lanes = lanes_of(node("a", ("m", 2, True)), node("b", ("m", 4, True)), known=known)
+    for number in range(2):
+        submit(lanes, f"c{number}")
+    assert set(placed(lanes.decide(0.0)).values()) == {"a", "b"}
+
+
+def test_a_heavier_node_counts_as_faster() -> None:
+    nodes = [node("a", ("m", 1, True)), node("b", ("m", 1, True), weight=2.0)]
+    known = speeds(("a", "m", 1.0, 0.01), ("b", "m", 1.0, 0.01))
+    lanes = lanes_of(*nodes, known=known)
+    submit(lanes, "one")
+    assert placed(lanes.decide(0.0)) == {"one": "b"}
+
+
+def test_the_node_that_holds_the_prefix_is_preferred() -> None:
+    for first in ("a", "b"):
+        lanes = lanes_of(node("a", ("m", 4, True)), node("b", ("m", 4, True)))
+        submit(lanes, "busy")
+        (busy,) = placed(lanes.decide(0.0)).values()
+        lanes.release("busy", 0.0)
+        submit(lanes, "opinion", prefix_key="p", avoid=frozenset({"a", "b"} - {first}))
+        assert placed(lanes.decide(1.0)) == {"opinion": first}
+        lanes.release("opinion", 2.0, DONE)
+        submit(lanes, "review", prefix_key="p")
+        assert placed(lanes.decide(2.0)) == {"review": first}, busy
+
+
+def test_a_prefix_of_another_model_attracts_nothing() -> None:
+    lanes = lanes_of(node("a", ("m", 4, True), ("n", 4, True)), node("b", ("m", 4, True), ("n", 4, True)))
+    submit(lanes, "one", "m", prefix_key="p", avoid=frozenset({"a"}))
+    lanes.decide(0.0)
+    lanes.release("one", 1.0)
+    submit(lanes, "other", "n", prefix_key="p")
+    assert placed(lanes.decide(1.0)) == {"other": "a"}
+
+
+def test_a_node_where_the_call_failed_is_taken_only_when_there_is_no_other() -> None:
+    both = [node("a", ("m", 1, True)), node("b", ("m", 1, False))]
+    lanes = lanes_of(*both)
+    submit(lanes, "one", avoid=frozenset({"a"}))
+    assert placed(lanes.decide(0.0)) == {"one": "b"}
+    submit(lanes, "two", avoid=frozenset({"a"}))
+    assert placed(lanes.decide(0.0)) == {}
+    alone = lanes_of(both[0])
+    submit(alone, "one", avoid=frozenset({"a"}))
+    assert placed(alone.decide(0.0)) == {"one": "a"}
+
+
+def test_a_node_that_is_not_usable_gets_nothing() -> None:
+    lanes = lanes_of(node("a", ("m", 4, True), usable=False))
+    submit(lanes, "one")
+    assert lanes.decide(0.0) == []
+    lanes.know(node("a", ("m", 4, True)), 1.0)
+    assert placed(lanes.decide(1.0)) == {"one": "a"}
+
+
+def test_a_model_is_found_under_its_other_spelling() -> None:
+    lanes = lanes_of(node("a", ("phi3.5:latest", 1, True)))
+    submit(lanes, "one", "phi3.5:mini")
+    (assignment,) = lanes.decide(0.0)
+    assert isinstance(assignment, Assignment)
+    assert assignment.model == "phi3.5:latest"
+
+
+# -- model switches -----------------------------------------------------------------------------------------
+
+
+def test_one_load_at_a_time_on_an_engine() -> None:
+    lanes = lanes_of(node("a", ("m", 1, False), ("n", 1, False)))
+    submit(lanes, "one", "m")
+    submit(lanes, "two", "n")
+    assert len(placed(lanes.decide(0.0))) == 1
+    assert lanes.decide(0.5) == []
+    lanes.started("one", 1.0)
+    assert placed(lanes.decide(1.0)) == {"two": "a"}
+
+
+def test_a_model_is_evicted_only_when_nothing_runs_on_it() -> None:
+    lanes = lanes_of(node("a", ("m", 1, True), ("n", 1, False), max_loaded=1))
+    submit(lanes, "one", "m")
+    lanes.decide(0.0)
+    submit(lanes, "two", "n")
+    lanes.pass_time()
+    assert lanes.decide(100.0) == []
+    lanes.release("one", 101.0)
+    (assignment,) = lanes.decide(101.0)
+    assert assignment == Assignment("two", "a", "n", loads=True, evict="m")
+
+
+def test_calls_for_two_models_in_turn_are_collated() -> None:
+    """A B A B A B on an engine that holds one model: one switch, not five."""
+    known = speeds(("a", "m", 5.0, 0.001), ("a", "n", 5.0, 0.001))
+    lanes = lanes_of(node("a", ("m", 1, True), ("n", 1, False), max_loaded=1), known=known)
+    for number in range(3):
+        submit(lanes, f"m{number}", "m")
+        submit(lanes, f"n{number}", "n")
+    order: list[str] = []
+    for now in range(6):
+        for one in lanes.decide(float(now)):
+            assert isinstance(one, Assignment)
+            order.append(one.model)
+            lanes.started(one.call_id, now + 0.1)
+            lanes.release(one.call_id, now + 0.2)
+    assert "".join(order) == "mmmnnn"
+
+
+def test_a_model_in_constant_use_is_drained_for_one_that_has_waited() -> None:
+    known = speeds(("a", "m", 2.0, 0.001), ("a", "n", 2.0, 0.001))
+    lanes = lanes_of(node("a", ("m", 2, True), ("n", 1, False), max_loaded=1), known=known)
+    submit(lanes, "waits", "n")
+    now, running, served = 0.0, [], 0
+    for number in range(60):
+        submit(lanes, f"m{number}", "m", now)
+        lanes.pass_time()
+        for one in lanes.decide(now):
+            assert isinstance(one, Assignment)
+            if one.call_id == "waits":
+                served = number
+            running.append(one.call_id)
+        if served:
+            break
+        now += 0.5
+        if len(running) > 1 or now > 8.0:
+            lanes.release(running.pop(0), now)
+    assert 5 <= served <= 20  # it waited two loads of 2 s, not for ever and not never
+
+
+def test_a_stage_of_distinct_models_costs_one_load_each() -> None:
+    models = [(name, 2, False) for name in ("m1", "m2", "m3")]
+    lanes = lanes_of(*(node(name, *models, max_loaded=1) for name in ("a", "b", "c")))
+    for name, _, _ in models:
+        submit(lanes, name, name)
+    first = placed(lanes.decide(0.0))
+    assert sorted(first.values()) == ["a", "b", "c"]
+    for name in first:
+        lanes.started(name, 5.0)
+        lanes.release(name, 10.0, DONE)
+    for name, _, _ in reversed(models):
+        submit(lanes, f"review {name}", name)
+    second = placed(lanes.decide(10.0))
+    assert {call.removeprefix("review "): where for call, where in second.items()} == first
