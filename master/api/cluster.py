@@ -7,7 +7,13 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from common.errors import CouncilError, InvalidRequestError, NodeUnreachableError, UnauthorizedError
+from common.errors import (
+    CouncilError,
+    InvalidRequestError,
+    NodeUnreachableError,
+    UnauthorizedError,
+    UntrustedPeerError,
+)
 from common.logs import get_logger
 from master.api.schemas import AddWorker
 from master.cluster.registry import Node
@@ -62,6 +68,10 @@ async def add_worker(body: AddWorker, master: Master) -> dict[str, Any]:
         await master.store.nodes.add(node.name, node.client.url, body.key, body.fingerprint)
     except (CouncilError, asyncio.CancelledError) as error:
         await master.registry.remove(node.name)
+        if isinstance(error, UntrustedPeerError) and body.fingerprint is None:
+            raise InvalidRequestError(
+                f"{error.detail}; give what `council node start` printed there: --fingerprint F"
+            ) from error
         if isinstance(error, UnauthorizedError):
             raise InvalidRequestError(
                 f"{node.client.url} refused the key; give the node's own with --key"

@@ -47,6 +47,7 @@ async def create_token(body: CreateToken, request: Request, master: Master) -> d
         "expires_in_s": body.ttl_s,
         "url": url,
         "command": f"council node start --join {url} --token {token}",
+        "loopback_only": is_loopback(master.settings.host),
     }
 
 

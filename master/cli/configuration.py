@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
-from master.cli.options import ConfigOption, JsonOption
+from master.cli.options import ConfigOption, DataDirOption, JsonOption
 
 if TYPE_CHECKING:
     from common.settings import MasterSettings, NodeSettings
 
 Source = Literal["default", "file", "environment"]
-SECRETS = frozenset({"key", "openai_api_key"})
+SECRETS = frozenset({"key", "token", "openai_api_key"})
 MASK = "********"
 
 
@@ -96,6 +96,25 @@ def show(config: ConfigOption = None, as_json: JsonOption = False) -> None:
             ],
             empty="",
         )
+
+
+def export_ca(config: ConfigOption = None, data_dir: DataDirOption = None) -> None:
+    """Print the certificate of this cluster's authority (PEM), for browsers and other PCs to trust."""
+    from common.tls import fingerprint_of
+    from master.authority import read_certificate
+    from master.cli.failure import CommandFailedError
+    from master.cli.locate import load_settings
+    from master.cli.terminal import tell
+
+    folder = load_settings(config, data_dir=data_dir).data_dir
+    certificate = read_certificate(folder)
+    if certificate is None:
+        raise CommandFailedError(
+            f"there is no authority in {folder}",
+            hint="it is made when the master first serves other machines: council up --host 0.0.0.0",
+        )
+    typer.echo(certificate, nl=False)
+    tell(f"SHA-256 fingerprint: {fingerprint_of(certificate)}")
 
 
 def new_key() -> None:

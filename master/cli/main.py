@@ -23,17 +23,31 @@ GROUPS = {
     "node": ("A worker node on this machine.", {"start": "start:start_node"}),
     "worker": (
         "The nodes of the cluster.",
-        {name: f"workers:{name}" for name in ("add", "list", "show", "drain", "resume", "remove")},
+        {
+            **{name: f"workers:{name}" for name in ("add", "list", "show", "drain", "resume", "remove")},
+            "token": "tokens:token",
+        },
     ),
     "models": (
         "The models of the cluster.",
-        {name: f"models:{name}" for name in ("list", "recommended", "pull")},
+        {name: f"models:{name}" for name in ("list", "recommended", "get", "pull")},
     ),
     "sessions": (
         "What was asked and answered.",
         {name: f"sessions:{name}" for name in ("list", "show", "export", "delete")},
     ),
-    "config": ("Settings and keys.", {"show": "configuration:show", "new-key": "configuration:new_key"}),
+    "keys": (
+        "Keys of people and programs.",
+        {name: f"keys:{name}" for name in ("create", "list", "revoke")},
+    ),
+    "config": (
+        "Settings and certificates.",
+        {
+            "show": "configuration:show",
+            "new-key": "configuration:new_key",
+            "export-ca": "configuration:export_ca",
+        },
+    ),
 }
 _HELP_NAMES = {"help_option_names": ["-h", "--help"]}
 

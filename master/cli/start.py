@@ -54,6 +54,12 @@ def start_node(
     host: HostOption = None,
     port: PortOption = None,
     name: NameOption = None,
+    join: Annotated[
+        str | None, typer.Option("--join", help="Master to join, https://PC1:8000; auto looks for it.")
+    ] = None,
+    token: Annotated[
+        str | None, typer.Option("--token", help="What `council worker token` printed on the master.")
+    ] = None,
     engine: Annotated[str | None, typer.Option("--engine", help="auto, ollama, openai or embedded.")] = None,
     insecure_lan: InsecureOption = False,
     port_file: PortFileOption = None,
@@ -65,6 +71,8 @@ def start_node(
         "--host": host,
         "--port": port,
         "--name": name,
+        "--join": join,
+        "--token": token,
         "--engine": engine,
         "--port-file": port_file,
         "--config": config,

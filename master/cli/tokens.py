@@ -1,0 +1,46 @@
+"""`council worker token`: what another PC needs to join."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+import typer
+
+from master.cli.options import JsonOption, KeyOption, UrlOption
+
+_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 24 * 3600}
+
+
+def token(
+    ttl: Annotated[str, typer.Option("--ttl", help="How long it works: 30s, 15m, 2h, 7d at most.")] = "15m",
+    url: UrlOption = None,
+    key: KeyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Print the command with which one other PC joins, once and soon."""
+    from master.cli.locate import call_master
+    from master.cli.terminal import print_json, tell
+
+    body = {"ttl_s": seconds(ttl)}
+    made = call_master(url, key, lambda master: master.post("/api/cluster/tokens", body))
+    if as_json:
+        print_json(made)
+        return
+    tell(f"On the other PC, within {ttl}:")
+    typer.echo(made["command"])
+    if made.get("loopback_only"):
+        tell(
+            "This master listens on its own machine only, so that works here alone; for other PCs start it "
+            "with --host 0.0.0.0 and a COUNCIL_KEY"
+        )
+
+
+def seconds(text: str) -> float:
+    """`90s`, `15m`, `2h`, `1d` as seconds. Raises `UsageFailedError`."""
+    from master.cli.failure import UsageFailedError
+
+    found = re.fullmatch(r"(\d{1,6})([smhd])", text.strip())
+    if found is None:
+        raise UsageFailedError(f"{text!r} is no length of time", hint="write it like 90s, 15m, 2h or 1d")
+    return int(found[1]) * _UNITS_S[found[2]]

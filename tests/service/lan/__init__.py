@@ -1,0 +1,1 @@
+"""Masters and nodes that serve other machines: keys, certificates, joining."""

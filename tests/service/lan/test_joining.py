@@ -1,0 +1,144 @@
+"""How a node becomes part of a cluster, and how it stops being one."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+
+from common.tls import short_fingerprint
+from tests.service.lan.lan import LanMaster, lan_master, lan_node, refused
+from tests.standin import StandInOllama
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+async def test_a_node_joins_serves_and_comes_back_elsewhere_without_a_token(
+    master: LanMaster, standin: StandInOllama, tmp_path: Path
+) -> None:
+    token = await master.token()
+    joining = ("--join", master.url, "--token", token, "--host", "0.0.0.0")
+    async with lan_node(tmp_path / "pc2", *joining, ollama=standin.base_url) as node:
+        assert node.url.startswith("https://")
+        seen = await master.until("pc2", "healthy")
+        assert seen["url"] == node.url
+        answer = await master.admin.post(
+            "/v1/chat/completions", json={"model": "m1", "messages": [{"role": "user", "content": "Hello?"}]}
+        )
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["choices"][0]["message"]["content"]
+        first = node.url
+    kept = tmp_path / "pc2" / "node.json"
+    assert kept.stat().st_mode & 0o777 == 0o600
+    await master.until("pc2", "unreachable")
+    async with lan_node(tmp_path / "pc2", ollama=standin.base_url) as node:
+        assert node.url != first
+        assert (await master.until("pc2", "healthy"))["url"] == node.url
+    assert (await master.admin.delete("/api/cluster/workers/pc2")).status_code == 204
+
+
+async def test_a_token_works_once(master: LanMaster, tmp_path: Path) -> None:
+    token = await master.token()
+    joining = ("--join", master.url, "--token", token, "--host", "0.0.0.0")
+    async with lan_node(tmp_path / "first", *joining, name="first"):
+        told = await refused(tmp_path / "second", *joining, "--name", "second")
+    assert "council worker token" in told
+    assert "second" not in await master.workers()
+    assert not (tmp_path / "second" / "node.json").exists()
+    assert (await master.admin.delete("/api/cluster/workers/first")).status_code == 204
+
+
+async def test_a_token_ends(master: LanMaster, tmp_path: Path) -> None:
+    token = await master.token(ttl_s=1)
+    await asyncio.sleep(1.1)  # the claim is about this time
+    told = await refused(tmp_path / "late", "--join", master.url, "--token", token, "--host", "0.0.0.0")
+    assert "too old" in told
+
+
+async def test_a_made_up_token_opens_nothing(master: LanMaster, tmp_path: Path) -> None:
+    _, _, fingerprint = (await master.token()).partition(".")
+    told = await refused(
+        tmp_path / "liar", "--join", master.url, "--token", f"lct_made-up.{fingerprint}", "--host", "0.0.0.0"
+    )
+    assert "council worker token" in told
+
+
+async def test_a_taken_name_is_refused_and_burns_no_token(
+    master: LanMaster, standin: StandInOllama, tmp_path: Path
+) -> None:
+    first, second = await master.token(), await master.token()
+    here = ("--join", master.url, "--host", "0.0.0.0")
+    async with lan_node(tmp_path / "a", *here, "--token", first, name="twin", ollama=standin.base_url):
+        await master.until("twin", "healthy")
+        told = await refused(tmp_path / "b", *here, "--token", second, "--name", "twin")
+        assert "another --name" in told
+        async with lan_node(tmp_path / "c", *here, "--token", second, name="other", ollama=standin.base_url):
+            await master.until("other", "healthy")
+    for name in ("twin", "other"):
+        assert (await master.admin.delete(f"/api/cluster/workers/{name}")).status_code == 204
+
+
+async def test_a_removed_node_is_no_friend_any_more(master: LanMaster, tmp_path: Path) -> None:
+    token = await master.token()
+    joining = ("--join", master.url, "--token", token, "--host", "0.0.0.0")
+    async with lan_node(tmp_path / "gone", *joining, name="gone"):
+        await master.until("gone", "healthy")
+        key = json.loads((tmp_path / "gone" / "node.json").read_text())["key"]
+        async with master.client(key) as as_node:
+            assert (await as_node.post("/api/cluster/renew", json={"port": 1})).status_code == 200
+            assert (await as_node.get("/api/cluster/workers")).status_code == 401
+            await master.admin.delete("/api/cluster/workers/gone")
+            assert (await as_node.post("/api/cluster/renew", json={"port": 1})).status_code == 401
+    assert "gone" not in await master.workers()
+
+
+async def test_a_node_is_added_by_key_and_fingerprint(
+    master: LanMaster, standin: StandInOllama, tmp_path: Path
+) -> None:
+    async with lan_node(tmp_path / "own", "--host", "0.0.0.0", name="own", ollama=standin.base_url) as node:
+        made = json.loads((tmp_path / "own" / "node.json").read_text())
+        told = node.log.read_text()
+        fingerprint = told.partition("--fingerprint ")[2].split()[0]
+        body = {"url": node.url, "name": "own", "key": made["key"]}
+        wrong = {**body, "fingerprint": "00" * 32}
+        for given, code in ((body, "invalid_request"), (wrong, "untrusted_peer")):
+            answer = await master.admin.post("/api/cluster/workers", json=given)
+            assert answer.json()["code"] == code, answer.text
+        assert fingerprint in answer.json()["detail"]
+        answer = await master.admin.post(
+            "/api/cluster/workers", json={**body, "key": "k" * 20, "fingerprint": fingerprint}
+        )
+        assert answer.status_code == 422
+        answer = await master.admin.post("/api/cluster/workers", json={**body, "fingerprint": fingerprint})
+        assert (answer.status_code, answer.json()["state"]) == (201, "healthy")
+    await master.admin.delete("/api/cluster/workers/own")
+
+
+async def test_a_master_that_restarts_finds_its_nodes_and_they_find_it(
+    standin: StandInOllama, tmp_path: Path
+) -> None:
+    async with lan_master(tmp_path / "m") as master:
+        token = await master.token()
+        port = master.url.rsplit(":", 1)[-1]
+        node_folder = tmp_path / "n"
+        joining = ("--join", master.url, "--token", token, "--host", "0.0.0.0")
+        async with lan_node(node_folder, *joining, ollama=standin.base_url):
+            await master.until("pc2", "healthy")
+            await master.program.stop()
+            async with lan_master(tmp_path / "m", "--port", port) as again:
+                assert again.authority == master.authority
+                await again.until("pc2", "healthy")
+
+
+async def test_a_token_of_another_authority_sends_nothing(master: LanMaster, tmp_path: Path) -> None:
+    secret, _, _ = (await master.token()).partition(".")
+    foreign = f"{secret}.{short_fingerprint('ab' * 32)}"
+    told = await refused(tmp_path / "n", "--join", master.url, "--token", foreign, "--host", "0.0.0.0")
+    assert "is not the master that made this token" in told
+    # It was not shown to whoever answered: it still works.
+    joining = ("--join", master.url, "--token", secret + "." + (await master.token()).partition(".")[2])
+    async with lan_node(tmp_path / "n", *joining, "--host", "0.0.0.0", name="late"):
+        await master.until("late", "healthy")
+    await master.admin.delete("/api/cluster/workers/late")
