@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import AsyncIterator
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 from fastapi.responses import StreamingResponse
 
-from common.errors import CouncilError, NotFoundError
+from common.gguf_catalogue import find_source
 from common.protocol import NDJSON_MEDIA_TYPE
 from master.api.schemas import PullModel
+from master.background.candidates import BACKGROUND_MODELS, DEFAULT_BACKGROUND_MODEL, BackgroundModel
 from master.cluster import model_names
-from master.cluster.registry import Node, Registry
-from master.council.choice import RECOMMENDED
+from master.cluster.pulling import choose_nodes, pull_on
+from master.cluster.registry import Registry
+from master.council.choice import RECOMMENDED, Recommended
 from master.services import Master
 
 router = APIRouter(prefix="/api/council/models", tags=["models"])
@@ -52,40 +52,48 @@ async def list_models(master: Master) -> dict[str, Any]:
 
 
 @router.get("/recommended")
-async def recommended_models(master: Master) -> dict[str, Any]:
-    """Models that suit a council on ordinary PCs, the role of each, and whether the cluster has it."""
+async def recommended_models(
+    master: Master, use: Annotated[Literal["council", "background"], Query(alias="for")] = "council"
+) -> dict[str, Any]:
+    """Models that suit a council on ordinary PCs, or background work (`?for=background`, with the memory
+    that each takes): the role of each, its licence, and whether the cluster has it.
+    """
     offered = [entry["name"] for entry in cluster_models(master.registry)]
+    if use == "background":
+        wanted = master.settings.ollama_background_model or DEFAULT_BACKGROUND_MODEL
+        return {
+            "models": [
+                {
+                    **_recommended(one, offered),
+                    "ram": one.ram,
+                    "default": one.name == DEFAULT_BACKGROUND_MODEL,
+                }
+                for one in BACKGROUND_MODELS
+            ],
+            "configured": wanted,
+        }
+    return {"models": [_recommended(one, offered) for one in RECOMMENDED]}
+
+
+def _recommended(one: Recommended | BackgroundModel, offered: list[str]) -> dict[str, Any]:
+    source = find_source(one.name)
     return {
-        "models": [
-            {
-                "name": one.name,
-                "size": one.size,
-                "role": one.role,
-                "suits": one.suits,
-                "installed": model_names.find(one.name, offered) is not None,
-            }
-            for one in RECOMMENDED
-        ]
+        "name": one.name,
+        "size": one.size,
+        "role": one.role,
+        "suits": one.suits,
+        "installed": model_names.find(one.name, offered) is not None,
+        "licence": source.licence if source else None,
+        "gguf_size": source.size if source else None,
     }
 
 
 @router.post("/pull")
 async def pull_model(body: PullModel, master: Master) -> StreamingResponse:
-    """Fetch a model on one node (the first that answers when none is named); NDJSON progress."""
-    if body.worker is not None:
-        node = master.registry.get(body.worker)
-    else:
-        answering = [one for one in master.registry.nodes.values() if one.answers]
-        if not answering:
-            raise NotFoundError("no node answers; see `council worker list`")
-        node = answering[0]
-    return StreamingResponse(_progress(node, body.model), media_type=NDJSON_MEDIA_TYPE)
+    """Fetch a model on one node, the first that answers when none is named, or on every one (`all`).
 
-
-async def _progress(node: Node, model: str) -> AsyncIterator[bytes]:
-    try:
-        async with node.client.pull(model) as lines:
-            async for line in lines:
-                yield line + b"\n"
-    except CouncilError as error:
-        yield json.dumps({"error": error.to_problem()}).encode() + b"\n"
+    NDJSON progress, each line with its `worker`. `embedded` asks for a GGUF file: only nodes with the
+    embedded engine fetch it.
+    """
+    nodes = choose_nodes(master.registry, worker=body.worker, everywhere=body.all, embedded=body.embedded)
+    return StreamingResponse(pull_on(master.registry, nodes, body.model), media_type=NDJSON_MEDIA_TYPE)

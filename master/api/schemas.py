@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    field_validator,
+    model_validator,
+)
 
 from common.errors import PayloadTooLargeError
 
@@ -131,6 +139,14 @@ class Renew(_Body):
 class PullModel(_Body):
     model: ModelName
     worker: str | None = Field(None, max_length=63)
+    all: bool = False
+    embedded: bool = False
+
+    @model_validator(mode="after")
+    def _one_or_all(self) -> Self:
+        if self.worker is not None and self.all:
+            raise ValueError("name a `worker` or ask for `all`, not both")
+        return self
 
 
 class Login(_Body):

@@ -59,7 +59,7 @@ _HINTS = {
     "context_overflow": "shorten the question, or raise COUNCIL_NODE_CONTEXT on the node",
     "storage_full": "free some space, or choose another folder with --data-dir",
     "payload_too_large": "shorten the question",
-    "not_supported": "put a GGUF file into the models folder of that node, or run Ollama there",
+    "not_supported": "`council models get` fetches a GGUF file, `council models pull` asks the node's engine",
 }
 _USAGE_CODES = frozenset({"invalid_request", "malformed_body", "payload_too_large"})
 

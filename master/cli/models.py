@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from master.cli.options import JsonOption, KeyOption, UrlOption
 
-if TYPE_CHECKING:
-    from master.cli.client import MasterClient
-
 PATH = "/api/council/models"
+ModelArgument = Annotated[str, typer.Argument(help="Name of the model, qwen2.5:0.5b.")]
+AllOption = Annotated[bool, typer.Option("--all", help="On every node of the cluster.")]
 
 
 def list_(url: UrlOption = None, key: KeyOption = None, as_json: JsonOption = False) -> None:
@@ -41,21 +40,29 @@ def list_(url: UrlOption = None, key: KeyOption = None, as_json: JsonOption = Fa
     )
 
 
-def recommended(url: UrlOption = None, key: KeyOption = None, as_json: JsonOption = False) -> None:
-    """List models that suit a council on ordinary PCs."""
+def recommended(
+    use: Annotated[
+        str, typer.Option("--for", help="`council`, or `background` for work that must not slow the chat.")
+    ] = "council",
+    url: UrlOption = None,
+    key: KeyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List models that suit a council on ordinary PCs, or background work."""
     from master.cli.locate import call_master
     from master.cli.terminal import human_size, print_json, print_table
 
-    found = call_master(url, key, lambda master: master.get(f"{PATH}/recommended"))
+    found = call_master(url, key, lambda master: master.get(f"{PATH}/recommended", **{"for": use}))
     if as_json:
         print_json(found)
         return
+    memory = use == "background"
     print_table(
-        "Recommended models",
-        ["name", "size", "role", "suits", "here"],
+        "Models for background work" if memory else "Recommended models",
+        ["name", "size", *(["memory"] if memory else []), "role", "suits", "licence", "here"],
         [
-            [one["name"], human_size(one.get("size")), one.get("role"), one.get("suits"),
-             "yes" if one.get("installed") else "no"]
+            [one["name"], human_size(one.get("size")), *([human_size(one.get("ram"))] if memory else []),
+             one.get("role"), one.get("suits"), one.get("licence"), "yes" if one.get("installed") else "no"]
             for one in found["models"]
         ],
         empty="The master recommends none.",
@@ -63,73 +70,54 @@ def recommended(url: UrlOption = None, key: KeyOption = None, as_json: JsonOptio
 
 
 def pull(
-    model: Annotated[str, typer.Argument(help="Name of the model, qwen2.5:0.5b.")],
+    model: ModelArgument,
     worker: Annotated[str | None, typer.Option("--worker", help="Node that fetches it.")] = None,
+    everywhere: AllOption = False,
     url: UrlOption = None,
     key: KeyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Fetch a model on a node. It goes on there when this command is stopped."""
-    from master.cli.locate import call_master
+    """Fetch a model on a node, by its engine. It goes on there when this command is stopped."""
+    _fetch(
+        {"model": model, "worker": worker, "all": everywhere}, url, key, as_json=as_json, here_if_alone=False
+    )
+
+
+def get(
+    model: Annotated[
+        str, typer.Argument(help="Name in the catalogue, qwen2.5:0.5b, or hf:OWNER/REPO/FILE.gguf.")
+    ],
+    worker: Annotated[str | None, typer.Option("--to", help="Node that gets the file.")] = None,
+    everywhere: AllOption = False,
+    url: UrlOption = None,
+    key: KeyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Fetch a GGUF file for the embedded engine, from the model hub. A stopped download goes on later.
+
+    Without a running master the file goes into the models folder of this machine.
+    """
+    _fetch(
+        {"model": model, "worker": worker, "all": everywhere, "embedded": True},
+        url, key, as_json=as_json, here_if_alone=True,
+    )  # fmt: skip
+
+
+def _fetch(
+    wanted: dict[str, Any], url: str | None, key: str | None, *, as_json: bool, here_if_alone: bool
+) -> None:
+    from master.cli.failure import UsageFailedError
+    from master.cli.fetching import LOCAL, fetch
     from master.cli.terminal import print_json
 
-    last = call_master(url, key, lambda master: _pull(master, model, worker, quiet=as_json))
+    if wanted["worker"] and wanted["all"]:
+        raise UsageFailedError("name one node or ask for --all, not both")
+    body = {name: value for name, value in wanted.items() if value}
+    last = fetch(body, url=url, key=key, quiet=as_json, here_if_alone=here_if_alone)
+    model = wanted["model"]
     if as_json:
-        print_json({"model": model, **last})
+        told: dict[str, Any] = next(iter(last.values()), {})
+        print_json({"model": model, "workers": last} if wanted["all"] else {"model": model, **told})
     else:
-        typer.echo(f"{model} is there")
-
-
-async def _pull(master: MasterClient, model: str, worker: str | None, *, quiet: bool) -> dict[str, Any]:
-    import json
-
-    from common.errors import from_problem
-    from master.cli.failure import CommandFailedError, from_council_error
-
-    body = {"model": model, **({"worker": worker} if worker else {})}
-    progress = _Progress(quiet=quiet)
-    last: dict[str, Any] = {}
-    async for line in master.lines("POST", f"{PATH}/pull", body):
-        try:
-            last = json.loads(line)
-        except ValueError as error:
-            raise CommandFailedError("the master sent progress that is not JSON") from error
-        problem = last.get("error")
-        if problem:
-            progress.end()
-            if isinstance(problem, dict):
-                raise from_council_error(from_problem(problem))
-            raise CommandFailedError(str(problem))
-        progress.show(last)
-    progress.end()
-    return last
-
-
-class _Progress:
-    """One line that is rewritten on a terminal, a line per change of status elsewhere."""
-
-    def __init__(self, *, quiet: bool) -> None:
-        import sys
-
-        self._terminal = sys.stderr.isatty()
-        self._quiet = quiet
-        self._status: str | None = None
-
-    def show(self, line: dict[str, Any]) -> None:
-        from master.cli.printable import one_line
-        from master.cli.terminal import human_size, tell
-
-        if self._quiet:
-            return
-        status = one_line(line.get("status") or "", 60)
-        done, total = line.get("completed"), line.get("total")
-        if self._terminal:
-            amount = f" {human_size(done) or 0} of {human_size(total)}" if total else ""
-            typer.echo(f"\r\x1b[K{status}{amount}", nl=False, err=True)
-        elif status != self._status:
-            tell(status)
-        self._status = status
-
-    def end(self) -> None:
-        if self._terminal and self._status is not None and not self._quiet:
-            typer.echo(err=True)
+        where = ", ".join(name for name in last if name != LOCAL)
+        typer.echo(f"{model} is there{f' ({where})' if where else ''}")

@@ -94,7 +94,7 @@ class NodeClient:
     async def pull(self, model: str) -> AsyncIterator[AsyncIterator[bytes]]:
         """Lines of progress while the node fetches a model."""
         async with self._stream(_PULL, encoder.encode({"model": model, "stream": True})) as reads:
-            yield _lines(reads)
+            yield self._lines(reads)
 
     @asynccontextmanager
     async def generate(
@@ -110,6 +110,19 @@ class NodeClient:
             raise errors.InvalidRequestError(f"the call cannot be written as JSON: {error}") from error
         async with self._stream(_GENERATE, body, traceparent) as reads:
             yield self._messages(reads)
+
+    async def _lines(self, reads: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        splitter = LineSplitter()
+        try:
+            async for data in reads:
+                for line in splitter.feed(data):
+                    yield line
+        except _TRANSPORT_ERRORS as error:
+            raise errors.StreamCutError(
+                f"the connection to {self.name} broke; it goes on there by itself", node=self.name
+            ) from error
+        if splitter.rest:
+            yield splitter.rest
 
     async def _messages(self, reads: AsyncIterator[bytes]) -> AsyncIterator[list[StreamMessage]]:
         splitter = LineSplitter()
@@ -208,12 +221,3 @@ class NodeClient:
             raise errors.NodeUnreachableError(
                 f"{self.url} does not speak the wire of a worker node: {error}", node=self.name
             ) from error
-
-
-async def _lines(reads: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    splitter = LineSplitter()
-    async for data in reads:
-        for line in splitter.feed(data):
-            yield line
-    if splitter.rest:
-        yield splitter.rest

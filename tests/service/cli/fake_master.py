@@ -37,6 +37,7 @@ class FakeMaster:
         self.sessions: dict[str, FakeSession] = {}
         self.workers: dict[str, dict[str, Any]] = {}
         self.pulled: list[dict[str, Any]] = []
+        self.pull_lines: list[dict[str, Any]] | None = None
         self.added: list[dict[str, Any]] = []
         self.cancels = 0
         self.connects = 0
@@ -161,7 +162,9 @@ class FakeMaster:
     async def pull(self, request: Request) -> Response:
         self.pulled.append(body := await request.json())
         lines: list[dict[str, Any]] = [{"status": "pulling", "completed": 1, "total": 2}] * 3
-        if body["model"] == "nonesuch":
+        if self.pull_lines is not None:
+            lines = self.pull_lines
+        elif body["model"] == "nonesuch":
             lines.append({"error": {"code": "model_not_found", "detail": "no such model"}})
         else:
             lines.append({"status": "success"})

@@ -151,8 +151,8 @@ def test_one_council_is_up_found_used_and_guarded_against_a_second(
         assert (unknown.code, "nonesuch" in unknown.err) == (1, True)
         assert council.run("ask", "x" * 100_000, **quiet).code == 2
         assert council.run("ask", QUESTION, "--option", "num_ctx=1", **quiet).code == 2
-        pulled = council.run("models", "pull", "qwen2.5:0.5b", **quiet)
-        assert (pulled.code, "GGUF" in pulled.err) == (1, True)
+        pulled = council.run("models", "pull", "nonesuch", **quiet)
+        assert (pulled.code, "hf:OWNER/REPO/FILE.gguf" in pulled.err) == (1, True)
         checked = council.run("doctor", **quiet)
         assert checked.code == 0, checked.out
         assert "only practice models" in checked.out

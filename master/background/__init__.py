@@ -1,0 +1,1 @@
+"""Work that never slows the chat: which model does it, and when."""

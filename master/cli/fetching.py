@@ -1,0 +1,137 @@
+"""Fetching models from the command line: through a master, or here where none runs; progress as it comes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+import typer
+
+from common.errors import from_problem
+from master.cli.failure import CommandFailedError, describe_error, from_council_error
+
+PULL_PATH = "/api/council/models/pull"
+LOCAL = "here"
+
+
+def fetch(
+    body: dict[str, Any], *, url: str | None, key: str | None, quiet: bool, here_if_alone: bool
+) -> dict[str, dict[str, Any]]:
+    """Let the cluster fetch a model; the last line of each node by its name.
+
+    `here_if_alone`: without a master the file is fetched into this machine's own models folder. Raises
+    `CommandFailedError` when it failed anywhere.
+    """
+    return asyncio.run(_fetch(body, url, key, _Progress(quiet=quiet), here_if_alone))
+
+
+async def _fetch(
+    body: dict[str, Any], url: str | None, key: str | None, progress: _Progress, here_if_alone: bool
+) -> dict[str, dict[str, Any]]:
+    from master.cli.client import MasterClient
+    from master.cli.locate import locate, require
+
+    found = await locate(url, key) if here_if_alone else await require(url, key)
+    if found is None:
+        if body.get("worker") or body.get("all"):
+            await require(url, key)  # says that no master runs, and how to start one
+        async with aclosing(_fetch_here(str(body["model"]))) as lines:
+            return await _follow(lines, progress)
+    async with MasterClient(found.url, found.key) as master:
+        return await _follow(master.lines("POST", PULL_PATH, body), progress)
+
+
+async def _fetch_here(model: str) -> AsyncGenerator[str, None]:
+    """Run the node's own program for it; what came is kept when this command is stopped."""
+    from common.settings import NodeSettings
+    from master.cli.programs import program_command, program_environment
+
+    folder = NodeSettings.load("node").models_path
+    process = await asyncio.create_subprocess_exec(
+        *program_command("worker_node.hub_download", "--folder", str(folder), "--", model),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        env=program_environment(),
+    )
+    assert process.stdout is not None
+    try:
+        while line := await process.stdout.readline():
+            yield line.decode("utf-8", "replace")
+        if await process.wait() not in (0, 1):  # 1 was told in the last line
+            raise CommandFailedError(f"the download ended with exit code {process.returncode}")
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+async def _follow(lines: AsyncIterator[str], progress: _Progress) -> dict[str, dict[str, Any]]:
+    last: dict[str, dict[str, Any]] = {}
+    async for line in lines:
+        try:
+            told = json.loads(line)
+        except ValueError as error:
+            progress.end()
+            raise CommandFailedError("the master sent progress that is not JSON") from error
+        worker = str(told.pop("worker", LOCAL))
+        # The licence is told once, at the beginning.
+        licence = told.get("licence") or last.get(worker, {}).get("licence")
+        last[worker] = {**told, "licence": licence} if licence else told
+        progress.show(worker, told)
+    progress.end()
+    failed = {worker: told["error"] for worker, told in last.items() if told.get("error")}
+    if len(last) == 1 and failed:
+        (problem,) = failed.values()
+        raise (
+            from_council_error(from_problem(problem))
+            if isinstance(problem, dict)
+            else CommandFailedError(str(problem))
+        )
+    if failed:
+        told_all = "; ".join(f"{worker}: {describe_error(problem)}" for worker, problem in failed.items())
+        raise CommandFailedError(f"{len(failed)} of {len(last)} nodes do not have it: {told_all}")
+    return last
+
+
+class _Progress:
+    """One line that is rewritten on a terminal, a line per change of status elsewhere."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._terminal = sys.stderr.isatty()
+        self._quiet = quiet
+        self._shown: dict[str, str] = {}
+
+    def show(self, worker: str, line: dict[str, Any]) -> None:
+        from master.cli.printable import one_line
+        from master.cli.terminal import human_size, tell
+
+        if self._quiet or line.get("error"):
+            return
+        status = one_line(line.get("status") or "", 160)
+        where = "" if worker == LOCAL else f"{worker}: "
+        if not self._terminal:
+            if self._shown.get(worker) != status:
+                tell(f"{where}{status}")
+            self._shown[worker] = status
+            return
+        done, total = line.get("completed"), line.get("total")
+        amount = f" {human_size(done) or 0} of {human_size(total)}" if done is not None and total else ""
+        if line.get("licence"):  # stays on the screen
+            typer.echo(f"\r\x1b[K{where}{status}", err=True)
+            return
+        self._shown[worker] = f"{where}{status}{amount}"
+        typer.echo(f"\r\x1b[K{one_line(' · '.join(self._shown.values()), _columns())}", nl=False, err=True)
+
+    def end(self) -> None:
+        if self._terminal and self._shown and not self._quiet:
+            typer.echo(err=True)
+
+
+def _columns() -> int:
+    import shutil
+
+    return max(20, shutil.get_terminal_size().columns - 1)

@@ -1,0 +1,80 @@
+"""`council models get`: through a master, and on a machine where none runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.hub import FakeHub, serving
+from tests.random_weights import write_noise
+from tests.service.cli.command import Council
+from tests.service.cli.fake_master import FakeMaster
+
+PLACE = "owner/tiny-GGUF/tiny.gguf"
+# No master there, whatever runs on the usual port.
+ALONE: dict[str, Any] = {"COUNCIL_PORT": "9"}
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[FakeHub]:
+    write_noise(tmp_path / "noise.gguf")
+    with serving(FakeHub(files={PLACE: (tmp_path / "noise.gguf").read_bytes()})) as running:
+        yield running
+
+
+def test_without_a_master_the_file_goes_into_the_models_folder_here(council: Council, hub: FakeHub) -> None:
+    done = council.run("models", "get", f"hf:{PLACE}", HF_ENDPOINT=hub.url, **ALONE)
+    assert done.code == 0, done.err
+    assert done.out == f"hf:{PLACE} is there\n"
+    assert "licence" in done.err.splitlines()[0]
+    assert (council.home / "data" / "models" / "tiny.gguf").read_bytes() == hub.files[PLACE]
+    again = council.run("models", "get", f"hf:{PLACE}", "--json", HF_ENDPOINT=hub.url, **ALONE)
+    assert json.loads(again.out)["status"] == "success"
+    assert json.loads(again.out)["licence"]
+    assert hub.ranges() == [None]
+
+
+def test_offline_one_line_says_where_to_put_a_file(council: Council) -> None:
+    failed = council.run("models", "get", "qwen2.5:0.5b", HF_ENDPOINT="http://127.0.0.1:9", **ALONE)
+    assert failed.code == 1
+    assert "no connection to http://127.0.0.1:9" in failed.err
+    assert str(council.home / "data" / "models") in failed.err
+    assert "Traceback" not in failed.err
+
+
+def test_an_unknown_name_lists_the_known_ones(council: Council) -> None:
+    failed = council.run("models", "get", "gpt-5", **ALONE)
+    assert failed.code == 1
+    assert "qwen2.5:0.5b" in failed.err
+    assert "hf:OWNER/REPO/FILE.gguf" in failed.err
+
+
+def test_a_running_master_is_asked_for_an_embedded_node(council: Council, master: FakeMaster) -> None:
+    assert council.run("models", "get", "tinyllama", "--to", "pc2", "--url", master.url).code == 0
+    assert council.run("models", "pull", "tinyllama", "--all", "--url", master.url).code == 0
+    assert master.pulled == [
+        {"model": "tinyllama", "worker": "pc2", "embedded": True},
+        {"model": "tinyllama", "all": True},
+    ]
+
+
+def test_one_node_that_fails_fails_the_command_and_is_named(council: Council, master: FakeMaster) -> None:
+    master.pull_lines = [
+        {"worker": "pc1", "status": "pulling", "completed": 1, "total": 2},
+        {"worker": "pc2", "error": {"code": "node_unreachable", "detail": "pc2 does not answer"}},
+        {"worker": "pc1", "status": "success"},
+    ]
+    failed = council.run("models", "pull", "tinyllama", "--all", "--url", master.url)
+    assert failed.code == 1
+    assert "pc1: success" in failed.err.splitlines()
+    assert "1 of 2 nodes do not have it: pc2: pc2 does not answer" in failed.err
+
+
+def test_a_node_and_all_of_them_is_wrong_usage(council: Council, master: FakeMaster) -> None:
+    wrong = council.run("models", "pull", "tinyllama", "--all", "--worker", "pc2", "--url", master.url)
+    assert wrong.code == 2
+    assert master.pulled == []
