@@ -227,7 +227,7 @@ async def test_a_lone_survivor_is_single_and_nobody_pretends_to_have_concluded(c
 # -- the engine restarts ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("stage", ["opinions", "review", "synthesis"])
+@pytest.mark.parametrize("stage", ["opinions", "synthesis"])
 async def test_an_engine_that_restarts_in_mid_stream_costs_a_restart_of_each_call(
     cluster: Rig, stage: str
 ) -> None:
