@@ -30,6 +30,7 @@ from master.api import (
 from master.api.guard import Access, Guard
 from master.cluster.dispatch import Dispatcher, Limits
 from master.cluster.registry import Registry, parse_node_setting
+from master.cluster.speed_keeping import keeping
 from master.council.service import CouncilService
 from master.keyring import KeyRing
 from master.services import Services
@@ -92,6 +93,7 @@ async def _services(settings: MasterSettings) -> AsyncIterator[Services]:
         )
         stack.push_async_callback(registry.close)
         dispatcher = Dispatcher(registry, Limits.of(settings), max_waiting=settings.max_waiting_calls)
+        await stack.enter_async_context(keeping(dispatcher.speeds, store.speeds))
         await _know_nodes(settings, store, registry)
         council = CouncilService(settings=settings, store=store, registry=registry, dispatcher=dispatcher)
         await stack.enter_async_context(council.running())

@@ -198,14 +198,6 @@ class Speeds:
         """These could not be written: they are due again."""
         self._changed.update((row.node, row.engine, row.model, row.quantity) for row in rows)
 
-    def forget(self, node: str) -> None:
-        """A node that was removed; one of the same name may be another machine."""
-        self._models = {key: found for key, found in self._models.items() if key[0] != node}
-        self._solo = {key: found for key, found in self._solo.items() if key[0] != node}
-        self._sharing = {key: found for key, found in self._sharing.items() if key[0] != node}
-        self._scales = {key: found for key, found in self._scales.items() if key[0] != node}
-        self._changed = {key for key in self._changed if key[0] != node}
-
 
 def prior(size: int) -> Speed:
     """What a model's bytes promise on an ordinary PC."""

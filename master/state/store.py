@@ -25,6 +25,7 @@ from master.state.database import (
 )
 from master.state.nodes import NodeRepository
 from master.state.sessions import SessionRepository
+from master.state.speeds import SpeedRepository
 from master.state.tables import PulseRow
 
 
@@ -39,6 +40,7 @@ class Store:
         self.sessions = SessionRepository(self._transactions)
         self.nodes = NodeRepository(self._transactions)
         self.access = AccessRepository(self._transactions)
+        self.speeds = SpeedRepository(self._transactions)
 
     @classmethod
     async def open(cls, url: str, *, data_dir: Path) -> Store:

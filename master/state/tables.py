@@ -168,6 +168,20 @@ class NodeRow(Base):
     added_at: Mapped[datetime]
 
 
+class SpeedRow(Base):
+    """One learned quantity: seconds (load), seconds per token (prompt, generate) or a part (sharing)."""
+
+    __tablename__ = "speeds"
+
+    node: Mapped[str] = mapped_column(String(63), primary_key=True)
+    engine: Mapped[str] = mapped_column(String(16), primary_key=True)
+    model: Mapped[str] = mapped_column(String(400), primary_key=True)
+    quantity: Mapped[str] = mapped_column(String(16), primary_key=True)
+    value: Mapped[float] = mapped_column(Float)
+    samples: Mapped[int] = mapped_column(Integer)
+    updated_at: Mapped[datetime]
+
+
 class PulseRow(Base):
     """One row, written by every health check: reading alone would not notice a full disk."""
 

@@ -1,0 +1,84 @@
+"""What is learned of speeds, and how soon."""
+
+from __future__ import annotations
+
+import pytest
+
+from master.cluster.speeds import Sample, Speeds, prior
+
+GB = 10**9
+
+
+def shown(token_s: float, *, concurrency: float = 1.0, load_s: float = 0.0, cached: bool = False) -> Sample:
+    return Sample(400, 100, load_s, 400 * token_s / 10, 100 * token_s, cached, concurrency)
+
+
+def generate_s(speeds: Speeds, model: str = "m", size: int = GB) -> float:
+    return speeds.of("pc2", "main", model, size).generate_s_per_token
+
+
+def test_before_anything_is_known_a_bigger_model_is_taken_to_be_slower() -> None:
+    small, big = prior(GB), prior(8 * GB)
+    assert small.load_s < big.load_s
+    assert small.prompt_s_per_token < small.generate_s_per_token < big.generate_s_per_token
+
+
+def test_the_first_call_replaces_the_guess() -> None:
+    speeds = Speeds()
+    speeds.learn("pc2", "main", "m", GB, shown(0.2, load_s=7.0))
+    speed = speeds.of("pc2", "main", "m", GB)
+    assert speed.load_s == 7.0
+    assert speed.generate_s_per_token == pytest.approx(0.2)
+    assert speed.prompt_s_per_token == pytest.approx(0.02)
+
+
+def test_what_one_model_showed_scales_the_guess_for_the_node_s_other_models() -> None:
+    speeds = Speeds()
+    speeds.learn("pc2", "main", "m", GB, shown(prior(GB).generate_s_per_token * 4))
+    assert generate_s(speeds, "other", 2 * GB) == pytest.approx(prior(2 * GB).generate_s_per_token * 4)
+    assert speeds.of("pc3", "main", "other", 2 * GB) == prior(2 * GB)
+
+
+def test_a_node_that_slows_fourfold_is_known_after_three_calls_and_one_odd_call_is_forgotten() -> None:
+    speeds = Speeds()
+    for _ in range(20):
+        speeds.learn("pc2", "main", "m", GB, shown(0.1))
+    for _ in range(3):
+        speeds.learn("pc2", "main", "m", GB, shown(0.4))
+    assert generate_s(speeds) > 0.3
+    for _ in range(4):
+        speeds.learn("pc2", "main", "m", GB, shown(0.1))
+    speeds.learn("pc2", "main", "m", GB, shown(50.0))
+    assert generate_s(speeds) < 0.4
+
+
+def test_sharing_is_learned_from_calls_beside_others_and_only_against_calls_alone() -> None:
+    speeds = Speeds()
+    for _ in range(3):
+        speeds.learn("pc2", "main", "m", GB, shown(0.3, concurrency=3.0))
+    assert speeds.measured_sharing("pc2", "main") is None
+    speeds = Speeds()
+    for _ in range(3):
+        speeds.learn("pc2", "main", "m", GB, shown(0.1))
+    for _ in range(12):
+        speeds.learn("pc2", "main", "m", GB, shown(0.2, concurrency=3.0))
+    assert speeds.measured_sharing("pc2", "main") == pytest.approx(0.5, abs=0.05)
+    assert generate_s(speeds) == pytest.approx(0.1, rel=0.1)
+
+
+def test_a_prompt_that_was_cached_teaches_nothing_about_reading() -> None:
+    speeds = Speeds()
+    speeds.learn("pc2", "main", "m", GB, shown(0.2))
+    before = speeds.of("pc2", "main", "m", GB).prompt_s_per_token
+    speeds.learn("pc2", "main", "m", GB, Sample(400, 100, 0.0, 0.01, 20.0, cached=True))
+    assert speeds.of("pc2", "main", "m", GB).prompt_s_per_token == before
+
+
+def test_what_changed_is_told_once() -> None:
+    speeds = Speeds()
+    speeds.learn("pc2", "main", "m", GB, shown(0.2, load_s=1.0))
+    rows = speeds.changed()
+    assert [row.quantity for row in rows] == ["generate", "load", "prompt"]
+    assert speeds.changed() == []
+    speeds.unkept(rows)
+    assert speeds.changed() == rows
