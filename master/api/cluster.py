@@ -92,6 +92,7 @@ async def show_worker(name: str, master: Master) -> dict[str, Any]:
     except CouncilError as error:
         shown["system"] = None
         shown["error"] = shown["error"] or error.detail
+    shown["history"] = list(node.history.samples)
     return shown
 
 

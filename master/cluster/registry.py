@@ -7,6 +7,7 @@ whoever listens. A node that never answers stays listed: it may be asleep.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import ssl
 import time
@@ -21,11 +22,13 @@ from common.protocol import EngineInfo, Health, ModelInfo
 from common.tls import Trust, node_name
 from master.cluster import model_names
 from master.cluster.breaker import Breaker
+from master.cluster.history import History
 from master.cluster.node_client import NodeClient
 from master.cluster.placement import ModelPlace, NodeView
 
 NodeState = Literal["connecting", "healthy", "degraded", "unhealthy", "unreachable"]
 
+_SAMPLE_TIMEOUT_S = 1.0  # the next heartbeat must not be late for it
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
 _log = get_logger(__name__)
 
@@ -45,6 +48,7 @@ class Node:
     error: str | None = None
     breaker: Breaker = field(default_factory=Breaker)
     reported_name: str | None = None
+    history: History = field(default_factory=History)
 
     @property
     def answers(self) -> bool:
@@ -197,9 +201,18 @@ class Registry:
         while True:
             try:
                 await self.refresh(node)
+                await self._sample(node)
             except Exception:
                 _log.exception("heartbeat failed", node=node.name)
             await asyncio.sleep(self._heartbeat_s)
+
+    async def _sample(self, node: Node) -> None:
+        """Note how busy the machine is; what a busy one does not tell in time is left out."""
+        now = time.time()
+        if node.answers and node.history.is_due(now):
+            with contextlib.suppress(CouncilError, TimeoutError):
+                async with asyncio.timeout(_SAMPLE_TIMEOUT_S):
+                    node.history.add(now, await node.client.system())
 
 
 def check_url(url: str) -> str:
