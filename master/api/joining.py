@@ -13,11 +13,12 @@ from fastapi import APIRouter, Request, Response
 from common.addresses import url_for_others
 from common.errors import ConflictError, InvalidRequestError, NotFoundError, UnauthorizedError
 from common.logs import get_logger
-from common.security import bearer, digest_of, is_loopback, new_key
+from common.security import bearer, is_loopback, new_key
 from common.tls import short_fingerprint
 from master.api import permission
 from master.api.schemas import CreateToken, Join, Renew
 from master.cluster.registry import Node, default_name
+from master.keyring import token_digest
 from master.services import Master, Services
 
 router = APIRouter(tags=["cluster"])
@@ -36,7 +37,7 @@ async def authority(master: Master) -> Response:
 async def create_token(body: CreateToken, request: Request, master: Master) -> dict[str, Any]:
     """A token with which one node may join once, and the command to type on that PC."""
     secret = new_key("lct")
-    ends = await master.store.access.add_token(digest_of(secret), timedelta(seconds=body.ttl_s))
+    ends = await master.store.access.add_token(token_digest(secret), timedelta(seconds=body.ttl_s))
     token = secret
     if master.authority is not None:
         token = f"{secret}.{short_fingerprint(master.authority.fingerprint)}"
@@ -55,14 +56,14 @@ async def create_token(body: CreateToken, request: Request, master: Master) -> d
 async def join(body: Join, request: Request, master: Master) -> dict[str, Any]:
     """Take a node in: it gets a key of its own, and a certificate for the request that it sent."""
     token = bearer(request.headers.get("authorization")) or ""
-    url = _node_url(request, body.port, "https" if body.request else "http")
+    url = _node_url(request, body.port, "http" if body.request is None else "https")
     _check_wire(master, request, body.request)
     name = body.name or default_name(url)
     replaced = _replaced(master, name, url)
     master.registry.check_name(name)
     certificate = _sign(master, body.request, name)
     key = new_key("lcn")
-    await master.store.access.join(digest_of(token), name=name, url=url, key=key, replace=bool(replaced))
+    await master.store.access.join(token_digest(token), name=name, url=url, key=key, replace=bool(replaced))
     for node in replaced:
         await master.registry.remove(node.name)
     master.registry.add(url, name=name, key=key)
