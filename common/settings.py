@@ -303,6 +303,10 @@ class MasterSettings(_Program):
         default_factory=list,
         description="Worker nodes, `URL` or `NAME=URL` or `NAME=URL#KEY`; more by `council worker add`.",
     )
+    node_weights: list[str] = Field(
+        default_factory=list,
+        description="How much a node is preferred, `NAME=WEIGHT`: one of 2 counts as twice as fast.",
+    )
     generation_timeout_s: float = Field(
         120.0,
         gt=0,

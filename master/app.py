@@ -29,7 +29,7 @@ from master.api import (
 )
 from master.api.guard import Access, Guard
 from master.cluster.dispatch import Dispatcher, Limits
-from master.cluster.registry import Registry, parse_node_setting
+from master.cluster.registry import Registry, parse_node_setting, parse_weights
 from master.cluster.speed_keeping import keeping
 from master.council.service import CouncilService
 from master.keyring import KeyRing
@@ -90,6 +90,7 @@ async def _services(settings: MasterSettings) -> AsyncIterator[Services]:
             heartbeat_s=settings.heartbeat_s,
             connect_timeout_s=settings.connect_timeout_s,
             authority=authority.certificate if authority else None,
+            weights=parse_weights(settings.node_weights),
         )
         stack.push_async_callback(registry.close)
         dispatcher = Dispatcher(registry, Limits.of(settings), max_waiting=settings.max_waiting_calls)

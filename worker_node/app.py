@@ -161,7 +161,7 @@ def _add_health(app: FastAPI, service: NodeService, data_dir: Path) -> None:
 
     @app.get("/health/models")
     async def health_models() -> Response:
-        return _json({"models": await service.models()})
+        return _json({"models": await service.models(), "max_loaded": service.max_loaded})
 
     @app.get("/metrics")
     async def metrics() -> Response:

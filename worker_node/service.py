@@ -57,6 +57,7 @@ class NodeService:
         self.metrics = NodeMetrics()
         self.started_at = time.monotonic()
         self._limits = limits
+        self._max_loaded_models = max_loaded_models
         self._lanes: dict[EngineName, EngineLane] = {
             engine.name: EngineLane(engine, max_resident=max_loaded_models, max_queue=max_queue)
             for engine in engines
@@ -83,6 +84,11 @@ class NodeService:
     @property
     def draining(self) -> bool:
         return self._draining
+
+    @property
+    def max_loaded(self) -> dict[str, int]:
+        """How many models each engine holds at once."""
+        return {str(name): self._max_loaded_models for name in self._lanes}
 
     @property
     def lanes(self) -> dict[EngineName, EngineLane]:

@@ -13,7 +13,10 @@ from common.usage import CallLatency, TokenUsage
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What to generate. `prefix_key` names the shared opening of the prompt: equal keys like one node."""
+    """What to generate. `prefix_key` names the shared opening of the prompt: equal keys like one node.
+
+    `keeps` are models that its session needs next, which are better not evicted for this call.
+    """
 
     call_id: str
     model: str
@@ -25,6 +28,7 @@ class Call:
     session_id: str | None = None
     prefix_key: str | None = None
     expected_tokens: int = 256
+    keeps: frozenset[str] = frozenset()
     traceparent: str | None = None
 
 

@@ -29,6 +29,9 @@ MAX_MOVES = 3
 MAX_HAND_BACKS = 20
 _TICK_S = 0.5
 _CHARACTERS_PER_TOKEN = 4.0
+# A model that does not fit, does not load or is not there says nothing of the others on its node.
+_OF_THE_MODEL = (errors.OutOfMemoryError, errors.LoadTimeoutError, errors.ModelNotFoundError)
+_NOBODYS_FAULT = (errors.NodeDrainingError, errors.PreemptedError)
 _log = get_logger(__name__)
 
 
@@ -198,7 +201,11 @@ class Dispatcher:
         if waiter is None or waiter.slot.done() or node is None:
             self.lanes.release(call_id, time.monotonic())
             return
-        node.breaker.sent(time.monotonic())
+        now = time.monotonic()
+        node.breaker.sent(now)
+        if not node.breaker_of(assignment.model).is_closed:
+            node.breaker_of(assignment.model).sent(now)
+            self._know(node)
         waiter.slot.set_result(assignment)
 
     def _expire(self, call_id: str) -> None:
@@ -224,6 +231,7 @@ class Dispatcher:
                 prompt_tokens=sum(len(one.content) for one in call.messages) / _CHARACTERS_PER_TOKEN,
                 expected_tokens=call.expected_tokens,
                 deadline=now + self._limits.queue_s,
+                keeps=call.keeps,
             ),
             now,
         )
@@ -337,16 +345,19 @@ class Dispatcher:
             self.lanes.started(call.call_id, time.monotonic())
 
         try:
+            if assignment.evict is not None:
+                await self._evict(node, assignment.evict, assignment.engine)
             done = await attempt.stream(node, request, watcher, limits, running)
         except errors.CouncilError as error:
             if error.node is None:
                 error.node = node.name
-            self._judge(node, error)
+            self._judge(node, assignment.model, error)
             raise
         except BaseException:
             node.breaker.returned()
+            node.breaker_of(assignment.model).returned()
             raise
-        if node.breaker.succeeded():
+        if node.breaker.succeeded() | node.breaker_of(assignment.model).succeeded():
             self._know(node)
         CALLS.labels(model=call.model, outcome="done").inc()
         self.lanes.release(call.call_id, time.monotonic(), sample(done))
@@ -359,20 +370,26 @@ class Dispatcher:
             attempt.latency(done),
         )
 
-    def _judge(self, node: Node, error: errors.CouncilError) -> None:
-        """Count a failure against its node only where the node is to blame."""
-        # A model that does not fit or load there says nothing of the others.
-        blameless = isinstance(
-            error,
-            errors.NodeDrainingError
-            | errors.PreemptedError
-            | errors.OutOfMemoryError
-            | errors.LoadTimeoutError,
-        )
-        if blameless or not isinstance(error, errors.RetryableError):
+    async def _evict(self, node: Node, model: str, engine: str) -> None:
+        """Make room on purpose: left to itself an engine may throw out a model that is needed next."""
+        try:
+            await node.client.unload(model, engine)
+        except errors.CouncilError as error:
+            _log.info("not unloaded", node=node.name, model=model, code=error.code)
+
+    def _judge(self, node: Node, model: str, error: errors.CouncilError) -> None:
+        """Count a failure against its node, or against the model there, where one of them is to blame."""
+        now = time.monotonic()
+        of_model = node.breaker_of(model)
+        if isinstance(error, _OF_THE_MODEL):
+            of_model.failed(now)
+            node.breaker.returned()
+        elif isinstance(error, _NOBODYS_FAULT) or not isinstance(error, errors.RetryableError):
+            of_model.returned()
             node.breaker.returned()
         else:
-            node.breaker.failed(time.monotonic())
+            of_model.returned()
+            node.breaker.failed(now)
         self._know(node)
 
 

@@ -34,8 +34,11 @@ _CONTROL_TIMEOUT_S = 4.0
 _TRANSPORT_ERRORS = (httpx.HTTPError, httpx.StreamError, aiohttp.ClientError, OSError)
 
 
-class _Models(msgspec.Struct, frozen=True):
+class Inventory(msgspec.Struct, frozen=True):
+    """The models of a node, and how many of them each of its engines holds at once."""
+
     models: list[ModelInfo]
+    max_loaded: dict[str, int] = {}
 
 
 class _Engines(msgspec.Struct, frozen=True):
@@ -43,7 +46,7 @@ class _Engines(msgspec.Struct, frozen=True):
 
 
 _health_decoder = msgspec.json.Decoder(Health)
-_models_decoder = msgspec.json.Decoder(_Models)
+_inventory_decoder = msgspec.json.Decoder(Inventory)
 _engines_decoder = msgspec.json.Decoder(_Engines)
 _embed_decoder = msgspec.json.Decoder(EmbedResponse)
 
@@ -75,8 +78,16 @@ class NodeClient:
         response = await self._request("GET", "/health", accept=(200, 503))
         return self._decode(_health_decoder, response.content)
 
+    async def inventory(self) -> Inventory:
+        return self._decode(_inventory_decoder, (await self._request("GET", "/health/models")).content)
+
     async def models(self) -> list[ModelInfo]:
-        return self._decode(_models_decoder, (await self._request("GET", "/health/models")).content).models
+        return (await self.inventory()).models
+
+    async def unload(self, model: str, engine: str) -> None:
+        """Free a model's memory; goes on when this is cancelled."""
+        body = encoder.encode({"model": model, "engine": engine})
+        await self._request("POST", "/api/models/unload", content=body)
 
     async def engines(self) -> list[EngineInfo]:
         return self._decode(_engines_decoder, (await self._request("GET", "/health/ollama")).content).engines

@@ -11,16 +11,16 @@ import contextlib
 import re
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import urlsplit
 
-from common.errors import ConflictError, CouncilError, InvalidRequestError, NotFoundError
+from common.errors import ConflictError, CouncilError, InvalidRequestError, NotFoundError, SettingsError
 from common.logs import get_logger
 from common.protocol import EngineInfo, Health, ModelInfo
 from common.tls import Trust, node_name
-from master.cluster import model_names
+from master.cluster import canary, model_names
 from master.cluster.breaker import Breaker
 from master.cluster.history import History
 from master.cluster.node_client import NodeClient
@@ -47,6 +47,9 @@ class Node:
     last_seen: float | None = None
     error: str | None = None
     breaker: Breaker = field(default_factory=Breaker)
+    model_breakers: dict[str, Breaker] = field(default_factory=dict)
+    max_loaded: dict[str, int] = field(default_factory=dict)
+    weight: float = 1.0
     reported_name: str | None = None
     history: History = field(default_factory=History)
 
@@ -58,23 +61,44 @@ class Node:
         found = model_names.find(name, (one.name for one in self.models))
         return next((one for one in self.models if one.name == found), None)
 
+    def breaker_of(self, model: str) -> Breaker:
+        """The breaker of one model (its name here): what fails by itself says nothing of the others."""
+        return self.model_breakers.setdefault(model, Breaker(threshold=2))
+
     def view(self, now: float) -> NodeView:
         return NodeView(
             self.name,
             {
-                one.name: ModelPlace(one.name, one.slots, one.resident, one.size, one.engine)
+                one.name: ModelPlace(
+                    one.name,
+                    one.slots,
+                    one.resident,
+                    one.size,
+                    one.engine,
+                    one.name not in self.model_breakers or self.model_breakers[one.name].allows(now),
+                )
                 for one in self.models
             },
             usable=self.answers and not self.draining and self.breaker.allows(now),
             probing=not self.breaker.is_closed,
+            weight=self.weight,
+            max_loaded=self.max_loaded,
         )
 
 
 class Registry:
     """All nodes by name. `on_change` is called after each heartbeat that may let a waiting call run."""
 
-    def __init__(self, *, heartbeat_s: float, connect_timeout_s: float, authority: str | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        heartbeat_s: float,
+        connect_timeout_s: float,
+        authority: str | None = None,
+        weights: Mapping[str, float] | None = None,
+    ) -> None:
         self.nodes: dict[str, Node] = {}
+        self._weights = dict(weights or {})
         self.on_change: Callable[[Node], None] = lambda _node: None
         self._heartbeat_s = heartbeat_s
         self._connect_timeout_s = connect_timeout_s
@@ -116,7 +140,7 @@ class Registry:
         trust = self._trust(checked, chosen, fingerprint)
         client = NodeClient(chosen, checked, key, connect_timeout_s=self._connect_timeout_s, trust=trust)
         self._expected.discard(chosen)
-        node = Node(chosen, client)
+        node = Node(chosen, client, weight=self._weights.get(chosen, 1.0))
         self.nodes[chosen] = node
         self._tasks[chosen] = asyncio.create_task(self._watch(node), name=f"heartbeat {chosen}")
         return node
@@ -184,7 +208,9 @@ class Registry:
                 node.state, node.error = "unhealthy", _first_trouble(health)
             else:
                 # Calls go to the main engine: what only a background engine has cannot be asked for.
-                node.models = [one for one in await node.client.models() if one.engine == "main"]
+                inventory = await node.client.inventory()
+                node.models = [one for one in inventory.models if one.engine == "main"]
+                node.max_loaded = inventory.max_loaded
                 node.state, node.error = health.status, None
             if node.engines == [] or node.state != before:
                 node.engines = await node.client.engines()
@@ -201,6 +227,8 @@ class Registry:
         while True:
             try:
                 await self.refresh(node)
+                if node.answers and await canary.sing(node):
+                    self.on_change(node)
                 await self._sample(node)
             except Exception:
                 _log.exception("heartbeat failed", node=node.name)
@@ -243,6 +271,22 @@ def parse_node_setting(entry: str) -> tuple[str | None, str, str | None]:
     if not separator or "://" in name:
         return None, entry, key or None
     return name, url, key or None
+
+
+def parse_weights(entries: Iterable[str]) -> dict[str, float]:
+    """`NAME=WEIGHT` as settings spell it. Raises `SettingsError`."""
+    weights: dict[str, float] = {}
+    for entry in entries:
+        name, _, weight = entry.partition("=")
+        try:
+            weights[name.strip()] = float(weight)
+        except ValueError:
+            weights[name.strip()] = 0.0
+        if not 0.01 <= weights[name.strip()] <= 100:
+            raise SettingsError(
+                f"{entry!r} is no weight of a node; it looks like pc2=2, from 0.01 to 100 (node_weights)"
+            )
+    return weights
 
 
 def _first_trouble(health: Health) -> str:

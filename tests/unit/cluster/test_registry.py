@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import cast
 
 from common.protocol import EngineInfo, EngineName, Health, ModelInfo
-from master.cluster.node_client import NodeClient
+from master.cluster.node_client import Inventory, NodeClient
 from master.cluster.registry import Node, Registry
 
 
@@ -19,15 +19,16 @@ class TwoEngines:
             status="healthy", role="worker", protocol=1, name="pc2", version="1", uptime_s=1.0, checks={}
         )
 
-    async def models(self) -> list[ModelInfo]:
+    async def inventory(self) -> Inventory:
         def info(name: str, engine: EngineName, *, resident: bool) -> ModelInfo:
             return ModelInfo(name=name, size=1, engine=engine, resident=resident, slots=5)
 
-        return [
+        models = [
             info("llama3.2:1b", "main", resident=True),
             info("llama3.2:1b", "background", resident=False),
             info("llama3.2:3b", "background", resident=True),
         ]
+        return Inventory(models, {"main": 5, "background": 5})
 
     async def engines(self) -> list[EngineInfo]:
         return []

@@ -1,0 +1,70 @@
+"""Health by generating: one token from a node whose calls have failed, however green its health is."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+from common.errors import CouncilError, RetryableError
+from common.logs import get_logger
+from common.protocol import Delta, Done, Failed, GenerateRequest, ModelInfo
+
+if TYPE_CHECKING:
+    from master.cluster.registry import Node
+
+WITHIN_S = 5.0
+_log = get_logger(__name__)
+
+
+async def sing(node: Node) -> bool:
+    """Probe a node that has failed and may be tried. True when it was probed; its breaker knows the result.
+
+    Only a model that is loaded is asked: where none is, the next call is the probe.
+    """
+    now = time.monotonic()
+    if node.breaker.failures == 0 or not node.breaker.allows(now):
+        return False
+    model = next((one for one in node.models if one.resident and _writes(one)), None)
+    if model is None:
+        return False
+    node.breaker.sent(now)
+    try:
+        async with asyncio.timeout(WITHIN_S):
+            sang = await _one_token(node, model.name)
+    except (TimeoutError, RetryableError) as error:
+        _log.info("canary failed", node=node.name, model=model.name, error=type(error).__name__)
+        node.breaker.failed(time.monotonic())
+    except CouncilError:
+        node.breaker.returned()
+    except BaseException:
+        node.breaker.returned()
+        raise
+    else:
+        if sang:
+            node.breaker.succeeded()
+        else:
+            node.breaker.failed(time.monotonic())
+    return True
+
+
+async def _one_token(node: Node, model: str) -> bool:
+    request = GenerateRequest(
+        model=model,
+        prompt="Say yes.",
+        options={"num_predict": 1},
+        deadline_ms=round(WITHIN_S * 1000),
+        request_id=f"canary/{node.name}",
+    )
+    async with node.client.generate(request, traceparent=None) as reads:
+        async for messages in reads:
+            for message in messages:
+                if isinstance(message, Delta | Done):
+                    return True
+                if isinstance(message, Failed):
+                    return False
+    return False
+
+
+def _writes(model: ModelInfo) -> bool:
+    return not model.capabilities or "completion" in model.capabilities
