@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import APIRouter
@@ -16,7 +18,10 @@ from common.errors import (
 )
 from common.logs import get_logger
 from master.api.schemas import AddWorker
+from master.cluster.condition import trouble
+from master.cluster.history import KEPT_S
 from master.cluster.registry import Node
+from master.cluster.speeds import Learned
 from master.services import Master
 
 router = APIRouter(prefix="/api/cluster/workers", tags=["cluster"])
@@ -30,6 +35,7 @@ def describe(node: Node, *, running: int = 0) -> dict[str, Any]:
         "url": node.client.url,
         "state": "draining" if node.draining else node.state,
         "error": node.error,
+        "reason": trouble(node, time.monotonic(), time.time()),
         "version": health.version if health else None,
         "uptime_s": health.uptime_s if health else None,
         "last_seen": node.last_seen,
@@ -84,7 +90,9 @@ async def add_worker(body: AddWorker, master: Master) -> dict[str, Any]:
 
 @router.get("/{name}")
 async def show_worker(name: str, master: Master) -> dict[str, Any]:
-    """One node, with what it tells of its machine."""
+    """One node, with what it tells of its machine, how busy that was for an hour, how the calls of that hour
+    ended (`calls`) and the speeds that were learned.
+    """
     node = master.registry.get(name)
     shown = describe(node, running=master.dispatcher.lanes.running_on(name))
     try:
@@ -93,7 +101,28 @@ async def show_worker(name: str, master: Master) -> dict[str, Any]:
         shown["system"] = None
         shown["error"] = shown["error"] or error.detail
     shown["history"] = list(node.history.samples)
+    calls = await master.store.nodes.calls_since(name, time.time() - KEPT_S)
+    shown["calls"] = {
+        "window_s": KEPT_S,
+        "done": calls.done,
+        "failed": calls.failed,
+        "error_rate": calls.error_rate,
+        "errors": calls.errors,
+    }
+    shown["speeds"] = _speeds(await master.store.speeds.of_node(name))
     return shown
+
+
+def _speeds(learned: Sequence[Learned]) -> list[dict[str, Any]]:
+    """One entry per model and engine; `model` is empty for how much calls on an engine slow each other."""
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for one in learned:
+        entry = found.setdefault((one.engine, one.model), {"engine": one.engine, "model": one.model})
+        if one.quantity in ("load", "sharing"):
+            entry["load_s" if one.quantity == "load" else "sharing"] = round(one.value, 3)
+        elif one.value > 0:
+            entry[f"{one.quantity}_tokens_per_s"] = round(1 / one.value, 1)
+    return list(found.values())
 
 
 @router.delete("/{name}", status_code=204)

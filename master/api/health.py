@@ -12,6 +12,7 @@ from common import PROTOCOL_VERSION, __version__
 from common.errors import CouncilError
 from common.host import system_health
 from master.api.models import cluster_models
+from master.cluster.condition import trouble
 from master.metrics import REGISTRY
 from master.services import Master
 
@@ -21,7 +22,7 @@ router = APIRouter(tags=["health"])
 @router.get("/health")
 async def health(master: Master, response: Response) -> dict[str, Any]:
     """`healthy`: a node answers and the database takes writes; `degraded`: one node is in trouble;
-    `unhealthy` (503): no council can be held.
+    `unhealthy` (503): no council can be held. `checks` says in words what is wrong with which node.
     """
     checks: dict[str, str] = {}
     try:
@@ -34,9 +35,13 @@ async def health(master: Master, response: Response) -> dict[str, Any]:
     models = any(node.models for node in answering)
     checks["nodes"] = "connected" if answering else "none"
     checks["models"] = "connected" if models else "none"
+    now, wall = time.monotonic(), time.time()
+    for node in nodes:
+        if (wrong := trouble(node, now, wall)) is not None:
+            checks[f"node {node.name}"] = wrong
     if checks["database"] != "connected" or not answering:
         status = "unhealthy"
-    elif not models or any(node.state != "healthy" for node in nodes):
+    elif not models or any(node.state != "healthy" or not node.breaker.is_closed for node in nodes):
         status = "degraded"
     else:
         status = "healthy"

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.exc import IntegrityError
 
 from common.errors import ConflictError, InvalidRequestError, NotFoundError
+from master.council.plan import Outcome
 from master.state.database import Transactions
-from master.state.tables import NodeRow
+from master.state.tables import AttemptRow, NodeRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +24,21 @@ class StoredNode:
     key: str | None
     fingerprint: str | None
     draining: bool
+
+
+@dataclass(frozen=True, slots=True)
+class NodeCalls:
+    """How the calls on one node ended. `errors` counts the failed ones by their code."""
+
+    done: int
+    failed: int
+    errors: dict[str, int]
+
+    @property
+    def error_rate(self) -> float | None:
+        """The share that failed, 0 to 1; `None` before any call ended."""
+        ended = self.done + self.failed
+        return round(self.failed / ended, 4) if ended else None
 
 
 class NodeRepository:
@@ -58,6 +75,22 @@ class NodeRepository:
         """Forget a node; one that only settings name is no error."""
         async with self._db.write() as db:
             await db.execute(delete(NodeRow).where(NodeRow.name == name))
+
+    async def calls_since(self, name: str, since: float) -> NodeCalls:
+        """How the calls of sessions ended there that began at `since` (Unix seconds) or later.
+
+        A call that had to be restarted elsewhere failed here.
+        """
+        here = (AttemptRow.node == name, AttemptRow.started_at >= since)
+        ended_well = select(func.count()).where(*here, AttemptRow.outcome == Outcome.DONE.value)
+        failures = (Outcome.FAILED.value, Outcome.RESTARTED.value)
+        async with self._db.read() as db:
+            done = await db.scalar(ended_well)
+            problems = await db.scalars(
+                select(AttemptRow.error).where(*here, AttemptRow.outcome.in_(failures))
+            )
+            codes = Counter(str((problem or {}).get("code", "unknown")) for problem in problems)
+        return NodeCalls(done or 0, codes.total(), dict(codes.most_common()))
 
     async def set_draining(self, name: str, draining: bool) -> None:
         """Keep whether a node takes new calls; one that only settings name is no error."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import cast
 
@@ -39,7 +39,14 @@ class SpeedRepository:
     async def list(self) -> list[Learned]:
         async with self._db.read() as db:
             rows = await db.scalars(select(SpeedRow))
-            return [
-                Learned(row.node, row.engine, row.model, cast(Quantity, row.quantity), row.value, row.samples)
-                for row in rows
-            ]
+            return [_learned(row) for row in rows]
+
+    async def of_node(self, node: str) -> Sequence[Learned]:
+        """What was learned on one node, by model."""
+        wanted = select(SpeedRow).where(SpeedRow.node == node).order_by(SpeedRow.model, SpeedRow.quantity)
+        async with self._db.read() as db:
+            return [_learned(row) for row in await db.scalars(wanted)]
+
+
+def _learned(row: SpeedRow) -> Learned:
+    return Learned(row.node, row.engine, row.model, cast(Quantity, row.quantity), row.value, row.samples)
