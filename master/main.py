@@ -14,7 +14,7 @@ import socket
 import ssl
 import sys
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import uvicorn
@@ -117,9 +117,36 @@ async def _serve(
             await asyncio.wait((serving, ready), return_when=asyncio.FIRST_COMPLETED)
             if ready.done():
                 _announce(settings, listener, port_file)
+                await stack.enter_async_context(_on_the_lan(settings, listener, services))
             ready.cancel()
             await serving
     return 0
+
+
+@contextlib.asynccontextmanager
+async def _on_the_lan(
+    settings: MasterSettings, listener: socket.socket, services: Services
+) -> AsyncIterator[None]:
+    """Other machines find this master by mDNS, where it serves them and nobody switched that off."""
+    if is_loopback(settings.host) or not settings.discovery:
+        yield
+        return
+    from common.discovery import stay_announced
+
+    announcing = asyncio.create_task(
+        stay_announced(
+            role="master",
+            name=settings.name,
+            host=settings.host,
+            port=listener.getsockname()[1],
+            fingerprint=services.authority.fingerprint if services.authority else None,
+        )
+    )
+    try:
+        yield
+    finally:
+        announcing.cancel()
+        await asyncio.gather(announcing, return_exceptions=True)
 
 
 def _tls_of(app: FastAPI) -> Callable[[uvicorn.Config, Callable[[], ssl.SSLContext]], ssl.SSLContext]:

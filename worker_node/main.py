@@ -158,15 +158,31 @@ def _tls(settings: NodeSettings, member: Membership | None) -> ssl.SSLContext | 
 def _beside(
     settings: NodeSettings, member: Membership | None, port: int, tls: ssl.SSLContext | None
 ) -> list[Callable[[], Coroutine[object, object, None]]]:
-    """What a node does besides serving: a member tells its master where it is, a stranger says how
-    it is added.
+    """What a node does besides serving: it says that it is there; a member tells its master where it is, a
+    stranger says how it is added.
     """
+    from common.security import is_loopback
+    from worker_node.standing import default_name
+
+    beside: list[Callable[[], Coroutine[object, object, None]]] = []
+    if settings.discovery and not is_loopback(settings.host):
+        from common.discovery import stay_announced
+
+        own = member.fingerprint if member and tls else None
+        name = settings.name or (member.name if member else default_name())
+        beside.append(
+            partial(stay_announced, role="node", name=name, host=settings.host, port=port, fingerprint=own)
+        )
     if member is None:
-        return []
+        return beside
     if member.master is not None:
         from worker_node.joining import stay_known
 
-        return [partial(stay_known, member, port, settings.data_dir, tls)]
+        return [*beside, partial(stay_known, member, port, settings.data_dir, tls)]
+    if settings.discovery:
+        from worker_node.standing import tell_masters
+
+        beside.append(tell_masters)
     from common.addresses import url_for_others
 
     url = url_for_others("https", settings.host, port)
@@ -175,4 +191,4 @@ def _beside(
         f"--name {member.name} --key {settings.key or member.key} --fingerprint {member.fingerprint}\n"
     )
     sys.stderr.flush()
-    return []
+    return beside

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import socket
+import sys
+from typing import TYPE_CHECKING
 
 from common.errors import CouncilError, SettingsError, UnauthorizedError
 from common.logs import get_logger
@@ -11,6 +13,9 @@ from common.security import is_loopback
 from common.settings import NodeSettings
 from worker_node import membership
 from worker_node.membership import Membership
+
+if TYPE_CHECKING:
+    from common.discovery import Found
 
 log = get_logger(__name__)
 
@@ -68,7 +73,46 @@ async def _which_master(settings: NodeSettings) -> tuple[str, str | None]:
     from worker_node import joining
 
     assert settings.join is not None
+    if settings.join == AUTO:
+        return await _found_master(settings), settings.token
     return joining.master_url(settings.join, insecure_lan=settings.insecure_lan), settings.token
+
+
+async def _found_master(settings: NodeSettings) -> str:
+    """The master on this LAN that the token means. Raises `SettingsError` that says what to type."""
+    if not settings.discovery:
+        raise SettingsError("looking for a master is switched off; name it: --join https://PC1:8000")
+    from common.discovery import look
+    from common.tls import parse_fingerprint
+
+    found = await look("master")
+    _, _, meant = (settings.token or "").partition(".")
+    for one in found:
+        # What was announced is a claim; the certificate proves it before the token is sent.
+        if meant and one.fingerprint == parse_fingerprint(meant).hex():
+            return one.url
+    told = "; ".join(_how_to_join(one) for one in found) or (
+        "none answers on this LAN. Is it started with --host 0.0.0.0? Else name it: --join https://PC1:8000"
+    )
+    what = "the token is of no master that was found" if settings.token else "a master is joined with a token"
+    raise SettingsError(f"{what}: {told}")
+
+
+async def tell_masters() -> None:
+    """Say once which masters are on this LAN, and what to type to join one."""
+    from common.discovery import look
+
+    for one in await look("master"):
+        sys.stderr.write(f"Found {_how_to_join(one)}\n")
+    sys.stderr.flush()
+
+
+def _how_to_join(found: Found) -> str:
+    name = "".join(char if char.isprintable() else "?" for char in found.name)[:63]
+    return (
+        f"master {name} at {found.url}: type `council worker token` there, and here "
+        f"`council node start --join {found.url} --token T`"
+    )
 
 
 async def _still_known(kept: Membership, port: int) -> bool:

@@ -42,39 +42,59 @@ def add(
         typer.echo(f"added {added['name']} ({added['url']}): {added['state']}, {_models(added)}")
 
 
-def list_(url: UrlOption = None, key: KeyOption = None, as_json: JsonOption = False) -> None:
+def list_(
+    discover: Annotated[
+        bool, typer.Option("--discover", help="Show nodes on this LAN that could be added.")
+    ] = False,
+    url: UrlOption = None,
+    key: KeyOption = None,
+    as_json: JsonOption = False,
+) -> None:
     """List the nodes, their state, engines and models."""
     from master.cli.locate import call_master
     from master.cli.terminal import print_json, print_table
-    from master.cli.worker_screen import engines
 
     found = call_master(url, key, lambda master: master.get(PATH))
+    if discover:
+        from master.cli import candidates
+
+        candidates.show(found["workers"], as_json)
+        return
     if as_json:
         print_json(found)
         return
     print_table(
         "Nodes",
-        ["name", "state", "address", "engines", "slots", "models", "what is wrong"],
+        ["name", "state", "address", "engines", "slots", "models"],
         [
-            [one["name"], one["state"], one["url"], engines(one), one.get("slots"), _models(one),
-             one.get("reason") or "-"]
+            [one["name"], one["state"], one["url"], _engines(one), one.get("slots"), _models(one)]
             for one in found["workers"]
         ],
         empty="No nodes. `council worker add URL` adds one; `council up` starts one here.",
-    )  # fmt: skip
+    )
 
 
 def show(name: NodeName, url: UrlOption = None, key: KeyOption = None, as_json: JsonOption = False) -> None:
-    """Show one node: its state, machine, load, errors, and its models with their speeds."""
+    """Show one node with its models."""
     from master.cli.locate import call_master
-    from master.cli.terminal import print_json
-    from master.cli.worker_screen import print_worker
+    from master.cli.terminal import human_size, print_json, print_table
 
     one = call_master(url, key, lambda master: master.get(f"{PATH}/{_segment(name)}"))
     if as_json:
         print_json(one)
-    else:
-        print_worker(one)
+        return
+    facts = ("name", "state", "url", "version", "slots", "running", "error")
+    rows: list[list[object]] = [[fact, str(one[fact])] for fact in facts if one.get(fact) is not None]
+    print_table("Node", ["what", "value"], [*rows, ["engines", _engines(one)]], empty="")
+    print_table(
+        "Models",
+        ["name", "size", "resident"],
+        [
+            [model["name"], human_size(model.get("size")), "yes" if model.get("resident") else "no"]
+            for model in map(_as_model, one.get("models") or [])
+        ],
+        empty="No models there. `council models pull MODEL --worker NAME` fetches one.",
+    )
 
 
 def remove(name: NodeName, url: UrlOption = None, key: KeyOption = None, as_json: JsonOption = False) -> None:
@@ -114,6 +134,20 @@ def _segment(name: str) -> str:
     from urllib.parse import quote
 
     return quote(name, safe="")
+
+
+def _as_model(model: Any) -> dict[str, Any]:
+    return model if isinstance(model, dict) else {"name": str(model)}
+
+
+def _engines(node: dict[str, Any]) -> str:
+    told = [
+        f"{one.get('kind') or one.get('name')} {one.get('status', '')}".strip()
+        if isinstance(one, dict)
+        else str(one)
+        for one in node.get("engines") or []
+    ]
+    return ", ".join(told) or "-"
 
 
 def _models(node: dict[str, Any]) -> str:
