@@ -53,6 +53,7 @@ def list_(
     """List the nodes, their state, engines and models."""
     from master.cli.locate import call_master
     from master.cli.terminal import print_json, print_table
+    from master.cli.worker_screen import engines
 
     found = call_master(url, key, lambda master: master.get(PATH))
     if discover:
@@ -65,36 +66,27 @@ def list_(
         return
     print_table(
         "Nodes",
-        ["name", "state", "address", "engines", "slots", "models"],
+        ["name", "state", "address", "engines", "slots", "models", "what is wrong"],
         [
-            [one["name"], one["state"], one["url"], _engines(one), one.get("slots"), _models(one)]
+            [one["name"], one["state"], one["url"], engines(one), one.get("slots"), _models(one),
+             one.get("reason") or "-"]
             for one in found["workers"]
         ],
         empty="No nodes. `council worker add URL` adds one; `council up` starts one here.",
-    )
+    )  # fmt: skip
 
 
 def show(name: NodeName, url: UrlOption = None, key: KeyOption = None, as_json: JsonOption = False) -> None:
-    """Show one node with its models."""
+    """Show one node: its state, machine, load, errors, and its models with their speeds."""
     from master.cli.locate import call_master
-    from master.cli.terminal import human_size, print_json, print_table
+    from master.cli.terminal import print_json
+    from master.cli.worker_screen import print_worker
 
     one = call_master(url, key, lambda master: master.get(f"{PATH}/{_segment(name)}"))
     if as_json:
         print_json(one)
-        return
-    facts = ("name", "state", "url", "version", "slots", "running", "error")
-    rows: list[list[object]] = [[fact, str(one[fact])] for fact in facts if one.get(fact) is not None]
-    print_table("Node", ["what", "value"], [*rows, ["engines", _engines(one)]], empty="")
-    print_table(
-        "Models",
-        ["name", "size", "resident"],
-        [
-            [model["name"], human_size(model.get("size")), "yes" if model.get("resident") else "no"]
-            for model in map(_as_model, one.get("models") or [])
-        ],
-        empty="No models there. `council models pull MODEL --worker NAME` fetches one.",
-    )
+    else:
+        print_worker(one)
 
 
 def remove(name: NodeName, url: UrlOption = None, key: KeyOption = None, as_json: JsonOption = False) -> None:
@@ -134,20 +126,6 @@ def _segment(name: str) -> str:
     from urllib.parse import quote
 
     return quote(name, safe="")
-
-
-def _as_model(model: Any) -> dict[str, Any]:
-    return model if isinstance(model, dict) else {"name": str(model)}
-
-
-def _engines(node: dict[str, Any]) -> str:
-    told = [
-        f"{one.get('kind') or one.get('name')} {one.get('status', '')}".strip()
-        if isinstance(one, dict)
-        else str(one)
-        for one in node.get("engines") or []
-    ]
-    return ", ".join(told) or "-"
 
 
 def _models(node: dict[str, Any]) -> str:
