@@ -27,6 +27,11 @@ async def shared_cluster(tmp_path_factory: pytest.TempPathFactory) -> AsyncItera
         yield found
 
 
+def _unmeasured(environment: dict[str, str]) -> dict[str, str]:
+    """Without coverage, whose own file could not be written either."""
+    return {name: value for name, value in environment.items() if not name.startswith("COV")}
+
+
 async def refused(*arguments: str, preexec: Callable[[], None] | None = None) -> str:
     """Start a master that cannot start: it ends with 1 and one line, which is returned."""
     process = await asyncio.create_subprocess_exec(
@@ -35,7 +40,7 @@ async def refused(*arguments: str, preexec: Callable[[], None] | None = None) ->
         "master",
         *arguments,
         cwd=processes.ROOT,
-        env=processes.clean_environment(),
+        env=_unmeasured(processes.clean_environment()) if preexec else processes.clean_environment(),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
