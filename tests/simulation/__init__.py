@@ -1,0 +1,1 @@
+"""A discrete-event simulator of a cluster, over the same pure lanes, placement and speeds as the master."""
