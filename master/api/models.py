@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 from fastapi.responses import StreamingResponse
 
-from common.gguf_catalogue import find_source
 from common.protocol import NDJSON_MEDIA_TYPE
 from master.api.schemas import PullModel
-from master.background.candidates import BACKGROUND_MODELS, DEFAULT_BACKGROUND_MODEL, BackgroundModel
-from master.cluster import model_names
 from master.cluster.pulling import choose_nodes, pull_on
 from master.cluster.registry import Registry
-from master.council.choice import RECOMMENDED, Recommended
+from master.recommended import Use, recommended
 from master.services import Master
 
 router = APIRouter(prefix="/api/council/models", tags=["models"])
@@ -53,39 +50,13 @@ async def list_models(master: Master) -> dict[str, Any]:
 
 @router.get("/recommended")
 async def recommended_models(
-    master: Master, use: Annotated[Literal["council", "background"], Query(alias="for")] = "council"
+    master: Master, use: Annotated[Use, Query(alias="for")] = "council"
 ) -> dict[str, Any]:
     """Models that suit a council on ordinary PCs, or background work (`?for=background`, with the memory
     that each takes): the role of each, its licence, and whether the cluster has it.
     """
     offered = [entry["name"] for entry in cluster_models(master.registry)]
-    if use == "background":
-        wanted = master.settings.ollama_background_model or DEFAULT_BACKGROUND_MODEL
-        return {
-            "models": [
-                {
-                    **_recommended(one, offered),
-                    "ram": one.ram,
-                    "default": one.name == DEFAULT_BACKGROUND_MODEL,
-                }
-                for one in BACKGROUND_MODELS
-            ],
-            "configured": wanted,
-        }
-    return {"models": [_recommended(one, offered) for one in RECOMMENDED]}
-
-
-def _recommended(one: Recommended | BackgroundModel, offered: list[str]) -> dict[str, Any]:
-    source = find_source(one.name)
-    return {
-        "name": one.name,
-        "size": one.size,
-        "role": one.role,
-        "suits": one.suits,
-        "installed": model_names.find(one.name, offered) is not None,
-        "licence": source.licence if source else None,
-        "gguf_size": source.size if source else None,
-    }
+    return recommended(use, offered, master.settings.ollama_background_model)
 
 
 @router.post("/pull")

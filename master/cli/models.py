@@ -49,10 +49,17 @@ def recommended(
     as_json: JsonOption = False,
 ) -> None:
     """List models that suit a council on ordinary PCs, or background work."""
+    from master.cli.failure import NoMasterError
     from master.cli.locate import call_master
     from master.cli.terminal import human_size, print_json, print_table
+    from master.recommended import recommended as known
 
-    found = call_master(url, key, lambda master: master.get(f"{PATH}/recommended", **{"for": use}))
+    try:
+        found = call_master(url, key, lambda master: master.get(f"{PATH}/recommended", **{"for": use}))
+    except NoMasterError:
+        if url is not None or use not in ("council", "background"):
+            raise
+        found = known("background" if use == "background" else "council", None)
     if as_json:
         print_json(found)
         return
@@ -62,7 +69,8 @@ def recommended(
         ["name", "size", *(["memory"] if memory else []), "role", "suits", "licence", "here"],
         [
             [one["name"], human_size(one.get("size")), *([human_size(one.get("ram"))] if memory else []),
-             one.get("role"), one.get("suits"), one.get("licence"), "yes" if one.get("installed") else "no"]
+             one.get("role"), one.get("suits"), one.get("licence"),
+             {True: "yes", False: "no"}.get(one["installed"], "-")]
             for one in found["models"]
         ],
         empty="The master recommends none.",
