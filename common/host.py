@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,20 @@ def system_health(data_dir: Path, processes: Mapping[str, list[int]] | None = No
         "process": _usage([psutil.Process().pid]),
         "engines": {name: _usage(pids) for name, pids in (processes or {}).items()},
     }
+
+
+def network_cards() -> list[dict[str, str]]:
+    """`address` and `mac` of every card of this machine that has both: by its MAC a sleeping PC is woken."""
+    found: list[dict[str, str]] = []
+    for addresses in psutil.net_if_addrs().values():
+        macs = [one.address for one in addresses if one.family == psutil.AF_LINK]
+        macs = [mac for mac in macs if mac.strip("0:-")]
+        found += [
+            {"address": one.address.partition("%")[0], "mac": macs[0]}
+            for one in addresses
+            if macs and one.family in (socket.AF_INET, socket.AF_INET6)
+        ]
+    return found
 
 
 def _disk(folder: Path) -> dict[str, Any]:

@@ -303,6 +303,16 @@ class MasterSettings(_Program):
         default_factory=list,
         description="Worker nodes, `URL` or `NAME=URL` or `NAME=URL#KEY`; more by `council worker add`.",
     )
+    wake: list[str] = Field(
+        default_factory=list,
+        description="Network cards of PCs that may sleep, `NAME=AA:BB:CC:DD:EE:FF`, for `council worker "
+        "wake`; a node that was awake once has told its own.",
+    )
+    wake_address: str | None = Field(
+        None,
+        description="Where wake-up packets go, `HOST` or `HOST:PORT`; to everybody on each network of this "
+        "machine, port 9, when unset.",
+    )
     node_weights: list[str] = Field(
         default_factory=list,
         description="How much a node is preferred, `NAME=WEIGHT`: one of 2 counts as twice as fast.",

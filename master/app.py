@@ -31,6 +31,7 @@ from master.api.guard import Access, Guard
 from master.cluster.dispatch import Dispatcher, Limits
 from master.cluster.registry import Registry, parse_node_setting, parse_weights
 from master.cluster.speed_keeping import keeping
+from master.cluster.wake import check_settings as check_wake_settings
 from master.council.service import CouncilService
 from master.keyring import KeyRing
 from master.services import Services
@@ -95,6 +96,8 @@ async def _services(settings: MasterSettings) -> AsyncIterator[Services]:
         stack.push_async_callback(registry.close)
         dispatcher = Dispatcher(registry, Limits.of(settings), max_waiting=settings.max_waiting_calls)
         await stack.enter_async_context(keeping(dispatcher.speeds, store.speeds))
+        registry.on_mac = store.nodes.set_mac
+        check_wake_settings(settings.wake, settings.wake_address)
         await _know_nodes(settings, store, registry)
         council = CouncilService(settings=settings, store=store, registry=registry, dispatcher=dispatcher)
         await stack.enter_async_context(council.running())
@@ -128,6 +131,6 @@ async def _know_nodes(settings: MasterSettings, store: Store, registry: Registry
     for stored in await store.nodes.list():
         try:
             node = registry.add(stored.url, name=stored.name, key=stored.key, fingerprint=stored.fingerprint)
-            node.draining = stored.draining
+            node.draining, node.mac = stored.draining, stored.mac
         except CouncilError as error:
             _log.warning("stored node skipped", node=stored.name, reason=error.detail)

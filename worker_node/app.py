@@ -146,12 +146,12 @@ def _add_health(app: FastAPI, service: NodeService, data_dir: Path) -> None:
     @app.get("/health/system")
     async def health_system() -> Response:
         # Late, because an idle node that nobody asks needs no psutil.
-        from common.host import system_health
+        from common.host import network_cards, system_health
         from worker_node.gpus import gpus
 
         def look() -> dict[str, Any]:
             engines = {str(name): lane.engine.process_ids() for name, lane in service.lanes.items()}
-            return {**system_health(data_dir, engines), "gpus": gpus()}
+            return {**system_health(data_dir, engines), "gpus": gpus(), "network": network_cards()}
 
         return _json(await asyncio.to_thread(look))
 

@@ -17,11 +17,12 @@ from common.errors import (
     UntrustedPeerError,
 )
 from common.logs import get_logger
-from master.api.schemas import AddWorker
+from master.api.schemas import AddWorker, WakeWorker
 from master.cluster.condition import trouble
 from master.cluster.history import KEPT_S
 from master.cluster.registry import Node
 from master.cluster.speeds import Learned
+from master.cluster.wake import check_mac, parse_settings, wake
 from master.services import Master
 
 router = APIRouter(prefix="/api/cluster/workers", tags=["cluster"])
@@ -40,6 +41,7 @@ def describe(node: Node, *, running: int = 0) -> dict[str, Any]:
         "uptime_s": health.uptime_s if health else None,
         "last_seen": node.last_seen,
         "running": running,
+        "mac": node.mac,
         "slots": max((model.slots for model in node.models), default=0),
         "engines": [
             {"name": engine.name, "kind": engine.kind, "status": engine.status, "address": engine.address}
@@ -65,6 +67,7 @@ async def list_workers(master: Master) -> dict[str, Any]:
 @router.post("", status_code=201)
 async def add_worker(body: AddWorker, master: Master) -> dict[str, Any]:
     """Register a node. It has to answer now, as a worker node of this protocol and with this key."""
+    mac = check_mac(body.mac) if body.mac else None
     node = master.registry.add(body.url, name=body.name, key=body.key, fingerprint=body.fingerprint)
     try:
         health = await node.client.health()
@@ -83,6 +86,8 @@ async def add_worker(body: AddWorker, master: Master) -> dict[str, Any]:
                 f"{node.client.url} refused the key; give the node's own with --key"
             ) from error
         raise
+    if mac is not None:
+        await _keep_mac(node, mac, master)
     await master.registry.refresh(node)
     _log.info("node added", node=node.name, url=node.client.url)
     return describe(node)
@@ -141,6 +146,33 @@ async def drain_worker(name: str, master: Master) -> dict[str, Any]:
 @router.post("/{name}/resume")
 async def resume_worker(name: str, master: Master) -> dict[str, Any]:
     return await _set_draining(name, master, False)
+
+
+@router.post("/{name}/wake")
+async def wake_worker(name: str, master: Master, body: WakeWorker | None = None) -> dict[str, Any]:
+    """Send the wake-up packet to a PC; whether it woke shows in its state, some seconds later.
+
+    Its card's address is the one given here (and kept), or of the settings, or what its node told once.
+    """
+    node = master.registry.get(name)
+    if body is not None and body.mac is not None:
+        mac: str | None = check_mac(body.mac)
+        await _keep_mac(node, check_mac(body.mac), master)
+    else:
+        mac = parse_settings(master.settings.wake).get(name) or node.mac
+    if mac is None:
+        raise InvalidRequestError(
+            f"the network card of {name} is not known; tell it once, `council worker wake {name} --mac "
+            "AA:BB:CC:DD:EE:FF`"
+        )
+    await wake(mac, master.settings.wake_address)
+    _log.info("wake-up packet sent", node=name, mac=mac)
+    return {"name": name, "mac": mac, "state": node.state}
+
+
+async def _keep_mac(node: Node, mac: str, master: Master) -> None:
+    await master.store.nodes.set_mac(node.name, mac)
+    node.mac = mac
 
 
 async def _set_draining(name: str, master: Master, draining: bool) -> dict[str, Any]:

@@ -110,6 +110,11 @@ class AddWorker(_Body):
     name: str | None = Field(None, max_length=63)
     key: str | None = Field(None, max_length=500)
     fingerprint: str | None = Field(None, max_length=200)
+    mac: str | None = Field(None, max_length=17)
+
+
+class WakeWorker(_Body):
+    mac: str | None = Field(None, max_length=17)
 
 
 class CreateKey(_Body):

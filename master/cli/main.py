@@ -24,7 +24,10 @@ GROUPS = {
     "worker": (
         "The nodes of the cluster.",
         {
-            **{name: f"workers:{name}" for name in ("add", "list", "show", "drain", "resume", "remove")},
+            **{
+                name: f"workers:{name}"
+                for name in ("add", "list", "show", "drain", "resume", "remove", "wake")
+            },
             "token": "tokens:token",
         },
     ),

@@ -12,6 +12,11 @@ PATH = "/api/cluster/workers"
 NodeName = Annotated[str, typer.Argument(help="Name of the node.")]
 
 
+MacOption = Annotated[
+    str | None, typer.Option("--mac", help="Address of its network card, AA:BB:CC:DD:EE:FF, to wake it.")
+]
+
+
 def add(
     node_url: Annotated[str, typer.Argument(metavar="URL", help="Address, http://192.168.1.20:8001.")],
     name: Annotated[
@@ -22,6 +27,7 @@ def add(
         str | None,
         typer.Option("--fingerprint", help="Of its certificate; refused so far, since nodes speak HTTP."),
     ] = None,
+    mac: MacOption = None,
     url: UrlOption = None,
     master_key: Annotated[
         str | None, typer.Option("--master-key", envvar="COUNCIL_KEY", help="Key of the master.")
@@ -33,7 +39,7 @@ def add(
     from master.cli.terminal import print_json
 
     address = node_url if "://" in node_url else f"http://{node_url}"
-    given = {"url": address, "name": name, "key": key, "fingerprint": fingerprint}
+    given = {"url": address, "name": name, "key": key, "fingerprint": fingerprint, "mac": mac}
     body = {field: value for field, value in given.items() if value is not None}
     added = call_master(url, master_key, lambda master: master.post(PATH, body))
     if as_json:
@@ -120,6 +126,25 @@ def drain(name: NodeName, url: UrlOption = None, key: KeyOption = None, as_json:
 def resume(name: NodeName, url: UrlOption = None, key: KeyOption = None, as_json: JsonOption = False) -> None:
     """Use a drained node again."""
     _set_draining(name, "resume", url, key, as_json)
+
+
+def wake(
+    name: NodeName,
+    mac: MacOption = None,
+    url: UrlOption = None,
+    key: KeyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Wake a sleeping PC by Wake-on-LAN, which its firmware has to allow."""
+    from master.cli.locate import call_master
+    from master.cli.terminal import print_json
+
+    body = {} if mac is None else {"mac": mac}
+    sent = call_master(url, key, lambda master: master.post(f"{PATH}/{_segment(name)}/wake", body))
+    if as_json:
+        print_json(sent)
+    else:
+        typer.echo(f"sent {sent['name']} ({sent['mac']}) a wake-up packet; see `council worker list` soon")
 
 
 def _segment(name: str) -> str:

@@ -11,9 +11,9 @@ import contextlib
 import re
 import ssl
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from common.errors import ConflictError, CouncilError, InvalidRequestError, NotFoundError, SettingsError
@@ -25,6 +25,7 @@ from master.cluster.breaker import Breaker
 from master.cluster.history import History
 from master.cluster.node_client import NodeClient
 from master.cluster.placement import ModelPlace, NodeView
+from master.cluster.wake import learned_mac
 
 NodeState = Literal["connecting", "healthy", "degraded", "unhealthy", "unreachable"]
 
@@ -52,6 +53,7 @@ class Node:
     weight: float = 1.0
     reported_name: str | None = None
     history: History = field(default_factory=History)
+    mac: str | None = None
 
     @property
     def answers(self) -> bool:
@@ -100,6 +102,7 @@ class Registry:
         self.nodes: dict[str, Node] = {}
         self._weights = dict(weights or {})
         self.on_change: Callable[[Node], None] = lambda _node: None
+        self.on_mac: Callable[[str, str], Awaitable[None]] = _ignore_mac
         self._heartbeat_s = heartbeat_s
         self._connect_timeout_s = connect_timeout_s
         # One context for all nodes: the authority is the same, the name that is asked for differs.
@@ -157,7 +160,8 @@ class Registry:
         """A node of the cluster's authority has another address now; calls that run there end."""
         node = self.get(name)
         await self.remove(name)
-        self.add(url, name=name, key=node.client.key).draining = node.draining
+        moved = self.add(url, name=name, key=node.client.key)
+        moved.draining, moved.mac = node.draining, node.mac
 
     def _trust(self, url: str, name: str, fingerprint: str | None) -> Trust | None:
         if not url.startswith("https://"):
@@ -240,7 +244,20 @@ class Registry:
         if node.answers and node.history.is_due(now):
             with contextlib.suppress(CouncilError, TimeoutError):
                 async with asyncio.timeout(_SAMPLE_TIMEOUT_S):
-                    node.history.add(now, await node.client.system())
+                    system = await node.client.system()
+                    node.history.add(now, system)
+                    await self._learn_mac(node, system)
+
+    async def _learn_mac(self, node: Node, system: dict[str, Any]) -> None:
+        """Keep the card's address, which nobody can ask for once the PC sleeps; what a person said stays."""
+        mac = await learned_mac(node.client.url, system)
+        if mac is not None and node.mac is None:
+            node.mac = mac
+            await self.on_mac(node.name, mac)
+
+
+async def _ignore_mac(_name: str, _mac: str) -> None:
+    """Nobody keeps it."""
 
 
 def check_url(url: str) -> str:

@@ -17,13 +17,16 @@ from master.state.tables import AttemptRow, NodeRow
 
 @dataclass(frozen=True, slots=True)
 class StoredNode:
-    """A node as it was added. `key` is what the master shows it; `fingerprint` its certificate's."""
+    """A node as it was added. `key` is what the master shows it; `fingerprint` its certificate's; `mac` the
+    address of its network card.
+    """
 
     name: str
     url: str
     key: str | None
     fingerprint: str | None
     draining: bool
+    mac: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +95,11 @@ class NodeRepository:
             codes = Counter(str((problem or {}).get("code", "unknown")) for problem in problems)
         return NodeCalls(done or 0, codes.total(), dict(codes.most_common()))
 
+    async def set_mac(self, name: str, mac: str) -> None:
+        """Keep by which card a PC is woken; a node that only settings name is no error."""
+        async with self._db.write() as db:
+            await db.execute(update(NodeRow).where(NodeRow.name == name).values(mac=mac))
+
     async def set_draining(self, name: str, draining: bool) -> None:
         """Keep whether a node takes new calls; one that only settings name is no error."""
         async with self._db.write() as db:
@@ -99,4 +107,4 @@ class NodeRepository:
 
 
 def _stored(row: NodeRow) -> StoredNode:
-    return StoredNode(row.name, row.url, row.key, row.fingerprint, row.draining)
+    return StoredNode(row.name, row.url, row.key, row.fingerprint, row.draining, row.mac)

@@ -165,6 +165,7 @@ class NodeRow(Base):
     key: Mapped[str | None] = mapped_column(String(500))
     fingerprint: Mapped[str | None] = mapped_column(String(200))
     draining: Mapped[bool] = mapped_column(Boolean, default=False)
+    mac: Mapped[str | None] = mapped_column(String(17))
     added_at: Mapped[datetime]
 
 
