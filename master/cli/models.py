@@ -70,7 +70,7 @@ def recommended(
         [
             [one["name"], human_size(one.get("size")), *([human_size(one.get("ram"))] if memory else []),
              one.get("role"), one.get("suits"), one.get("licence"),
-             {True: "yes", False: "no"}.get(one["installed"], "-")]
+             {True: "yes", False: "no"}.get(one.get("installed"), "-")]
             for one in found["models"]
         ],
         empty="The master recommends none.",

@@ -167,3 +167,14 @@ def test_a_misspelt_command_is_a_usage_error_with_a_guess(council: Council) -> N
     ended = council.run("aks", "why")
     assert ended.code == 2
     assert "ask" in ended.err
+
+
+def test_models_are_recommended_where_no_master_runs(council: Council) -> None:
+    for use, name in (("council", "qwen2.5:0.5b"), ("background", "llama3.2:3b")):
+        ended = council.run("models", "recommended", "--for", use, "--json", COUNCIL_PORT="9")
+        assert (ended.code, ended.err) == (0, "")
+        models = json.loads(ended.out)["models"]
+        assert name in [one["name"] for one in models]
+        assert {one["installed"] for one in models} == {None}
+    elsewhere = council.run("models", "recommended", "--url", "http://127.0.0.1:9")
+    assert elsewhere.code == 1
