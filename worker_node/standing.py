@@ -32,6 +32,11 @@ def settle(settings: NodeSettings) -> tuple[NodeSettings, Membership | None]:
     kept = None if settings.join == NONE else membership.load(settings.data_dir)
     if "host" not in settings.model_fields_set and _serves_others(settings, kept):
         settings = settings.model_copy(update={"host": _EVERYWHERE})
+    if is_loopback(settings.host) and settings.join not in (None, NONE) and _serves_others(settings, None):
+        raise SettingsError(
+            "a node that joins a master on another machine has to be reached from there, and "
+            f"{settings.host} is this machine only: --host 0.0.0.0"
+        )
     if kept is not None and is_loopback(settings.host) and kept.private_key is not None:
         kept = None  # an identity for other machines, and none of them is served
     return settings, kept

@@ -149,3 +149,10 @@ async def test_browsers_may_be_shown_another_certificate_while_nodes_see_the_clu
 async def test_the_token_in_clear_is_refused_before_it_is_sent(tmp_path: Path) -> None:
     told = await refused(tmp_path / "n", "--join", "http://192.0.2.1:8000", "--token", "lct_x")
     assert "in the clear" in told
+
+
+async def test_a_node_that_nobody_could_reach_does_not_join(tmp_path: Path) -> None:
+    told = await refused(
+        tmp_path / "n", "--host", "127.0.0.1", "--join", "https://192.0.2.1:8000", "--token", "lct_x"
+    )
+    assert "--host 0.0.0.0" in told
