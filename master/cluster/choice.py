@@ -34,6 +34,14 @@ class Choice:
     evicts: Place | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A place that a waiting call counts on, and the seconds of its engine that it will take."""
+
+    place: Place
+    seconds: float
+
+
 class Prefixes:
     """Which node read the shared opening of a prompt last, per model, and how long it was."""
 
@@ -128,25 +136,39 @@ class Chooser:
 
     # -- waiting instead ------------------------------------------------------------------------------------
 
-    def better_later(
-        self, model: Model, call_class: CallClass, choice: Choice, waiting: int, now: float
-    ) -> int | None:
-        """`None`: send it now. Else how far behind in the queue the first call is for which sending it there
-        is better than waiting, 0 where there is none among the `waiting`.
+    def later(self, model: Model, call: LaneCall, choice: Choice | None, now: float) -> Claim | None:
+        """Where the call would end soonest if it waited; `None` where sending it now is as good.
+
+        A place that is full frees a slot; one whose engine is busy with another model is loaded after that.
+        Either way the seconds that other waiting calls count on come first.
         """
-        sooner_s = min(
-            (
-                place.next_free_s(now) + place.work_s(choice.work, len(place.engine.running) - 1)
-                for place in model.full.first(LOOKED_AT)
-                if place.engine is not choice.place.engine
-            ),
-            default=math.inf,
-        )
-        gain_s = _WORTH_WAITING * choice.finish_s - sooner_s
-        if gain_s <= 0:
-            return None
-        behind = max(math.ceil(gain_s * max(model.rate, 1e-9)), 1)
-        return behind if behind < waiting else 0
+        soonest = math.inf if choice is None else _WORTH_WAITING * choice.finish_s
+        best: Claim | None = None
+        work = call.work if choice is None else choice.work
+        for place in model.full.first(LOOKED_AT) + model.cold.first(LOOKED_AT):
+            engine = place.engine
+            if choice is not None and engine is choice.place.engine:
+                continue
+            own_s, others_s = engine.claimed_s(model.key[1])
+            work_s = place.work_s(work, min(place.slots, len(engine.running) + 1) - 1)
+            if place.warm:
+                wait_s, load_s = place.next_free_s(now), 0.0
+            else:
+                wait_s, load_s = engine.ready_s(now), place.load_s(now)
+                if wait_s <= 0:
+                    continue  # it was weighed as a place to go to now
+            finish_s = wait_s + others_s + (own_s or load_s) + work_s
+            if finish_s < soonest:
+                soonest = finish_s
+                best = Claim(place, (0.0 if own_s else load_s) + work_s / place.slots)
+        return best
+
+    def claim(self, model: Model, claim: Claim) -> None:
+        """Let others know that a waiting call counts on this engine."""
+        engine = claim.place.engine
+        engine.claims[model.key[1]] = engine.claims.get(model.key[1], 0.0) + claim.seconds
+        if engine not in model.claimed:
+            model.claimed.append(engine)
 
     def wait_s(self, model: Model, ahead: int, now: float) -> float:
         """Seconds until a call with so many before it would start."""

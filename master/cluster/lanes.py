@@ -30,6 +30,7 @@ from master.cluster.speeds import Sample, Speeds
 
 CLASSES: tuple[CallClass, ...] = ("interactive", "background")
 AGE_S = 300.0
+LOOK_AHEAD = 12  # calls of a model that are weighed against waiting
 _BETWEEN_PROMOTIONS = 0.1  # of the age: how soon the next background call of a model may be promoted
 _MOVES_TOLD = 32
 _LONGEST_RETRY_S = 120.0
@@ -114,6 +115,7 @@ class Lanes:
     _arrivals: itertools.count[int] = field(default_factory=itertools.count)
     _moved: dict[ModelKey, Model] = field(default_factory=dict)
     _background_waiting: int = 0
+    _replanning: bool = False
     _probing: set[str] = field(default_factory=set)  # nodes that may get one call
 
     def __post_init__(self) -> None:
@@ -197,6 +199,7 @@ class Lanes:
     def pass_time(self) -> None:
         """Some time has passed: what was held may be due, what was predicted may be wrong by now."""
         self.places.touch_waited_for()
+        self._replanning = True
 
     # -- decisions ------------------------------------------------------------------------------------------
 
@@ -218,33 +221,44 @@ class Lanes:
                     waited_for.sort(key=lambda one: self._chooser.urgency(one, call_class))
                 for model in waited_for:
                     self._serve(model, call_class, now, effects)
+        self._replanning = False
         return effects
 
     def _serve(self, model: Model, call_class: CallClass, now: float, effects: list[Effect]) -> None:
         queue = model.queues[call_class]
         index = model.promised if call_class == "interactive" else 0
-        while index < len(queue):
+        last = index + LOOK_AHEAD
+        model.drop_claims()
+        while index < min(len(queue), last):
             self.places.rank(model, now)
             call = self._waiting[queue[index]]
             choice = self._chooser.best(model, call, now)
             if choice is None:
                 swaps.seek(self.places, model, call, self._leave, now, effects)
+                self._claim_rest(model, call_class, index, last, now)
                 return
-            later = self._chooser.better_later(model, call_class, choice, len(queue) - index, now)
-            if later is not None:
-                if later == 0 or index + later >= len(queue):
-                    return
-                call = self._waiting[queue[index + later]]
-                choice = self._chooser.best(model, call, now)
-                if choice is None:
-                    return
-            if choice.preempts is not None:
+            claim = self._chooser.later(model, call, choice, now)
+            if claim is not None:
+                self._chooser.claim(model, claim)
+                index += 1
+            elif choice.preempts is not None:
                 self._emptied.add(choice.preempts.call_id)
                 model.promised += 1
                 self._leave(choice.preempts, effects)
-                index += 1
+                index, last = index + 1, last + 1
             else:
                 self._assign(model, call, choice, now, effects)
+
+    def _claim_rest(self, model: Model, call_class: CallClass, index: int, last: int, now: float) -> None:
+        """Calls that cannot go anywhere now count on a place, so that other models do not count on it too."""
+        if not self._replanning:
+            return
+        queue = model.queues[call_class]
+        for place in range(index, min(len(queue), last)):
+            claim = self._chooser.later(model, self._waiting[queue[place]], None, now)
+            if claim is None:
+                return
+            self._chooser.claim(model, claim)
 
     def _assign(
         self, model: Model, call: LaneCall, choice: Choice, now: float, effects: list[Effect]

@@ -94,6 +94,31 @@ class Engine:
     loaded_at: float = 0.0  # when the load that runs is expected to be done
     drained: Place | None = None  # gets no new calls, so that it can give its place to `drained_for`
     drained_for: Place | None = None
+    claims: dict[str, float] = field(default_factory=dict)  # seconds that waiting calls count on, by model
+
+    def claimed_s(self, model: str) -> tuple[float, float]:
+        """Seconds that this engine was promised to calls of the model, and to those of others."""
+        own = self.claims.get(model, 0.0)
+        return own, max(sum(self.claims.values()) - own, 0.0)
+
+    def ready_s(self, now: float) -> float:
+        """Seconds until another model may be loaded, if nobody new comes."""
+        if self.loading is not None:
+            place = self.loading
+            work_s = max((one.expected_end - now for one in place.running.values()), default=0.0)
+            return max(self.loaded_at - now, work_s if not self._has_room_beside(place) else 0.0, 0.0)
+        if self.has_room():
+            return 0.0
+        return min(
+            (
+                max((one.free_at(now) - now for one in place.running.values()), default=0.0)
+                for place in self.residents()
+            ),
+            default=0.0,
+        )
+
+    def _has_room_beside(self, place: Place) -> bool:
+        return self.max_loaded is None or len(self.residents()) + (not place.resident) < self.max_loaded
 
     def residents(self) -> list[Place]:
         return [place for place in self.places.values() if place.resident]

@@ -61,6 +61,12 @@ class Model:
     promised: int = 0  # slots being emptied for the first interactive calls in the queue
     aged: int = 0  # background calls that count as interactive now, waiting or running
     promoted_at: float = float("-inf")
+    claimed: list[Engine] = field(default_factory=list)  # engines that its waiting calls count on
+
+    def drop_claims(self) -> None:
+        for engine in self.claimed:
+            engine.claims.pop(self.key[1], None)
+        self.claimed.clear()
 
     @property
     def waiting(self) -> int:

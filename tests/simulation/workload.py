@@ -29,10 +29,10 @@ def model_spec(size: int, *, speed: float = 1.0, disk: float = 1.0, slots: int =
 def mixed_cluster(
     rng: random.Random, nodes: int, *, models: Sequence[str] = tuple(MODELS), warm: bool = False
 ) -> list[NodeSpec]:
-    """Unequal PCs: speeds over a factor of eight, one to three models at once, most models on each disk."""
+    """Unequal PCs, from old processors to graphics cards (a factor of 32), most models on each disk."""
     specs = []
     for number in range(nodes):
-        speed, disk = 2.0 ** rng.uniform(-1.5, 1.5), 2.0 ** rng.uniform(-1, 1)
+        speed, disk = 2.0 ** rng.uniform(-1.0, 4.0), 2.0 ** rng.uniform(-1.5, 1.0)
         slots = rng.choice([1, 2, 2, 4])
         have = [name for name in models if rng.random() < 0.8] or [rng.choice(models)]
         max_loaded = rng.choice([1, 1, 2, 3])
