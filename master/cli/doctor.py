@@ -134,10 +134,10 @@ async def _cluster(address: str, key: str | None) -> list[Finding]:
     real = [one for one in models if not one.get("practice")]
     if not models:
         found.append(
-            Finding("fail", "models", "no node has a model", "council models pull qwen2.5:0.5b (Ollama)")
+            Finding("fail", "models", "no node has a model", "council models pull qwen2.5:0.5b")
         )
     elif not real:
-        hint = "run Ollama and `council models pull qwen2.5:0.5b`, or put GGUF files into the models folder"
+        hint = "council models get qwen2.5:0.5b"
         found.append(Finding("warn", "models", "only practice models: their text means nothing", hint))
     else:
         found.append(Finding("ok", "models", ", ".join(str(one["name"]) for one in real)))

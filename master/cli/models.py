@@ -36,7 +36,7 @@ def list_(url: UrlOption = None, key: KeyOption = None, as_json: JsonOption = Fa
             ]
             for one in found["models"]
         ],
-        empty="No models. `council models recommended` names some; `council models pull MODEL` fetches one.",
+        empty="No models. `council models recommended` names some; `council models get MODEL` fetches one.",
     )
 
 
