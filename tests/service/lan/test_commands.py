@@ -1,0 +1,107 @@
+"""The words that people type to let PCs and people in, and out."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import shlex
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests import processes
+from tests.service.lan.lan import KEY, QUIET, LanMaster
+from tests.standin import StandInOllama
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@dataclass
+class Said:
+    code: int
+    out: str
+    err: str
+
+
+async def council(*words: str, **env: str) -> Said:
+    """Run the command as on another PC: it knows nothing but what `env` tells."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "master.cli", *words,
+        cwd=processes.ROOT, env=processes.clean_environment({**QUIET, **env}),
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    out, err = await process.communicate()
+    assert process.returncode is not None
+    return Said(process.returncode, out.decode(), err.decode())
+
+
+def here(master: LanMaster, key: str = KEY) -> dict[str, str]:
+    """The settings of a terminal on the master's own PC."""
+    return {"COUNCIL_URL": master.url, "COUNCIL_KEY": key, "COUNCIL_DATA_DIR": str(master.folder)}
+
+
+async def test_the_line_that_worker_token_prints_is_all_that_a_new_pc_types(
+    master: LanMaster, standin: StandInOllama, tmp_path: Path
+) -> None:
+    told = await council("worker", "token", "--ttl", "2m", **here(master))
+    assert told.code == 0, told.err
+    words = shlex.split(told.out)
+    assert words[:3] == ["council", "node", "start"]
+    # The address is the one that other PCs reach; a container may not reach itself there.
+    words[words.index("--join") + 1] = master.url
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "master.cli", *words[1:],
+        "--host", "0.0.0.0", "--port", "0", "--name", "typed", "--data-dir", str(tmp_path / "pc2"),
+        cwd=processes.ROOT,
+        env=processes.clean_environment({**QUIET, "OLLAMA_BASE_URL": standin.base_url}),
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        await master.until("typed", "healthy")
+        listed = await council("worker", "list", "--json", **here(master))
+        assert [one["name"] for one in json.loads(listed.out)["workers"]] == ["typed"]
+        assert (await council("worker", "remove", "typed", **here(master))).code == 0
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(20):
+            await process.wait()
+
+
+async def test_a_person_gets_a_key_and_loses_it(master: LanMaster, tmp_path: Path) -> None:
+    made = await council("keys", "create", "ann", **here(master))
+    assert made.code == 0, made.err
+    key = made.out.strip()
+    exported = await council("config", "export-ca", COUNCIL_DATA_DIR=str(master.folder))
+    authority = tmp_path / "council-ca.pem"
+    authority.write_text(exported.out)
+    away = {
+        "COUNCIL_URL": master.url,
+        "COUNCIL_KEY": key,
+        "COUNCIL_DATA_DIR": str(tmp_path / "elsewhere"),
+        "COUNCIL_CA": str(authority),
+    }
+    assert (await council("sessions", "list", **away)).code == 0
+    refused = await council("keys", "list", **away)
+    assert (refused.code, "administrator" in refused.err) == (1, True)
+    untrusting = await council("sessions", "list", **{**away, "COUNCIL_CA": ""})
+    assert (untrusting.code, "export-ca" in untrusting.err) == (1, True)
+    assert "ann" in (await council("keys", "list", **here(master))).out
+    assert (await council("keys", "revoke", "ann", **here(master))).code == 0
+    assert (await council("sessions", "list", **away)).code == 1
+    again = await council("keys", "revoke", "ann", **here(master))
+    assert (again.code, "no key named ann" in again.err) == (1, True)
+
+
+@pytest.mark.parametrize("ttl", ["", "15", "-1m", "1y", "8d"])
+async def test_an_odd_length_of_time_is_refused(master: LanMaster, ttl: str) -> None:
+    assert (await council("worker", "token", "--ttl", ttl, **here(master))).code == 2
+
+
+async def test_without_an_authority_there_is_none_to_export(tmp_path: Path) -> None:
+    told = await council("config", "export-ca", COUNCIL_DATA_DIR=str(tmp_path))
+    assert (told.code, told.out, "--host 0.0.0.0" in told.err) == (1, "", True)
