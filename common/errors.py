@@ -6,7 +6,7 @@ CouncilError
 │   │   └── UntrustedPeerError        untrusted_peer      502   what answers there shows a wrong certificate
 │   ├── NodeFrozenError           node_frozen         504   connected, but silent beyond the limit
 │   ├── NodeDrainingError         node_draining       503   the node is stopping; no attempt is burnt
-│   ├── PreemptedError            preempted           503   it made room for interactive work; not burnt either
+│   ├── PreemptedError            preempted           503   it made room for interactive work; not burnt
 │   ├── QueueFullError            queue_full          503   a bounded queue is full; Retry-After is set
 │   ├── EngineUnavailableError    engine_unavailable  503   the engine behind a node does not answer
 │   ├── EngineBusyError           engine_busy         503   the engine refused for load
