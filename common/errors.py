@@ -17,7 +17,7 @@ CouncilError
 │   ├── StallTimeoutError         stall_timeout       504
 │   ├── LoadTimeoutError          load_timeout        504
 │   ├── QueueTimeoutError         queue_timeout       504
-│   ├── DownloadFailedError       download_failed     502   the model hub cannot be reached, or sent another file
+│   ├── DownloadFailedError       download_failed     502   the model hub is away, or sent another file
 │   ├── StorageBusyError          storage_busy        503   the database is locked by somebody else
 │   └── StorageFullError          storage_full        507   no space left where the data lives
 ├── RequestError              the caller must change something
