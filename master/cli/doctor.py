@@ -133,9 +133,7 @@ async def _cluster(address: str, key: str | None) -> list[Finding]:
         found.append(Finding("fail", "nodes", "the master knows no node", "council worker add URL"))
     real = [one for one in models if not one.get("practice")]
     if not models:
-        found.append(
-            Finding("fail", "models", "no node has a model", "council models pull qwen2.5:0.5b")
-        )
+        found.append(Finding("fail", "models", "no node has a model", "council models pull qwen2.5:0.5b"))
     elif not real:
         hint = "council models get qwen2.5:0.5b"
         found.append(Finding("warn", "models", "only practice models: their text means nothing", hint))
