@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from common.protocol import CallClass
 from master.cluster import swaps
+from master.cluster.fair_queue import Ticket
 from master.cluster.placement import PREEMPT_S, TYPICAL_WORK, Place, Running, Work
 from master.cluster.places import Model, Places
 
@@ -65,10 +66,13 @@ class Chooser:
     places: Places
     prefixes: Prefixes
 
-    def urgency(self, model: Model, call_class: CallClass) -> tuple[bool, int, tuple[float, int, str]]:
-        """Models that are there go first, then those with the fewest places to choose from."""
-        queue = model.queues[call_class]
-        return (not len(model.warm[call_class]), len(model.places), queue.first_ticket)
+    def urgency(self, model: Model, call: LaneCall, call_class: CallClass) -> tuple[bool, bool, int, Ticket]:
+        """Models that are there go first; then those whose session can let go of them, since what is loaded
+        last is there for the next stage; then those with the fewest places to choose from.
+        """
+        is_cold = not len(model.warm[call_class])
+        is_kept = model.key[1] in swaps.keeps(call)
+        return (is_cold, is_kept, len(model.places), model.queues[call_class].first_ticket)
 
     def best(self, model: Model, call: LaneCall, now: float) -> Choice | None:
         """The place where the call would end first if it were sent there now."""
@@ -155,6 +159,8 @@ class Chooser:
                 wait_s, load_s = place.next_free_s(now), 0.0
             else:
                 wait_s, load_s = engine.ready_s(now), place.load_s(now)
+                if wait_s <= 0:
+                    wait_s = swaps.turn_s(self.places, place, call, now)
                 if wait_s <= 0:
                     continue  # it was weighed as a place to go to now
             finish_s = wait_s + others_s + (own_s or load_s) + work_s

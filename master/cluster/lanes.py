@@ -5,7 +5,7 @@
 - Of two slots or more one is kept for interactive calls. Where there is one, background may use it and is
   pre-empted. It is also pre-empted when interactive work starts on its engine, unless the measured slowdown
   of sharing is at most 5 %. A pre-empted call waits again at its old place.
-- Background that has waited for `age_s` counts as interactive, one call per model at a time.
+- Where no background call of a model has ended for `age_s`, the next one counts as interactive.
 - A call may be held although a slot is free: where it would end sooner by waiting for a faster place, or for
   one that has its model already.
 
@@ -31,7 +31,6 @@ from master.cluster.speeds import Sample, Speeds
 CLASSES: tuple[CallClass, ...] = ("interactive", "background")
 AGE_S = 300.0
 LOOK_AHEAD = 12  # calls of a model that are weighed against waiting
-_BETWEEN_PROMOTIONS = 0.1  # of the age: how soon the next background call of a model may be promoted
 _MOVES_TOLD = 32
 _LONGEST_RETRY_S = 120.0
 
@@ -176,6 +175,8 @@ class Lanes:
         call, running = held
         model = self.places.of(call.model, call.engine)
         model.aged -= call.aged
+        if sample is not None and call.call_class == "background":
+            model.background_ended_at = now
         self._give_back(model, call, running, now, sample)
         if sample is not None and call.prefix_key:
             self._chooser.prefixes.remember(
@@ -218,11 +219,15 @@ class Lanes:
             for call_class in CLASSES:
                 waited_for = [model for model in models if model.queues[call_class]]
                 if len(waited_for) > 1:
-                    waited_for.sort(key=lambda one: self._chooser.urgency(one, call_class))
+                    waited_for.sort(key=lambda one: self._urgency(one, call_class))
                 for model in waited_for:
                     self._serve(model, call_class, now, effects)
         self._replanning = False
         return effects
+
+    def _urgency(self, model: Model, call_class: CallClass) -> tuple[bool, bool, int, Ticket]:
+        head = self._waiting[model.queues[call_class][0]]
+        return self._chooser.urgency(model, head, call_class)
 
     def _serve(self, model: Model, call_class: CallClass, now: float, effects: list[Effect]) -> None:
         queue = model.queues[call_class]
@@ -298,17 +303,16 @@ class Lanes:
 
     def _promote_aged(self, model: Model, now: float) -> None:
         queue = model.queues["background"]
-        if not queue or model.aged or now - model.promoted_at < self.age_s * _BETWEEN_PROMOTIONS:
+        if not queue or model.aged:
             return
         call = self._waiting[queue[0]]
-        if now - call.submitted < self.age_s:
+        if now - max(call.submitted, model.background_ended_at) < self.age_s:
             return
         assert call.ticket is not None
         queue.leave(call.ticket, served=True)
         self._background_waiting -= 1
         call.aged = True
         model.aged += 1
-        model.promoted_at = now
         call.ticket = model.queues["interactive"].join_first(call.call_id, next(self._arrivals))
 
     # -- book-keeping ---------------------------------------------------------------------------------------

@@ -60,7 +60,7 @@ class Model:
     rate: float = 0.0
     promised: int = 0  # slots being emptied for the first interactive calls in the queue
     aged: int = 0  # background calls that count as interactive now, waiting or running
-    promoted_at: float = float("-inf")
+    background_ended_at: float = float("-inf")  # the last one that ran to its end
     claimed: list[Engine] = field(default_factory=list)  # engines that its waiting calls count on
 
     def drop_claims(self) -> None:

@@ -7,11 +7,12 @@ keeps its turn for as long as two loads take, so that calls for A, B, A, B run a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from master.cluster import model_names
-from master.cluster.placement import PREEMPT_S, Place, Running
+from master.cluster.placement import PREEMPT_S, TYPICAL_WORK, Place, Running
 from master.cluster.places import Model, Places, running_s
 
 if TYPE_CHECKING:
@@ -88,6 +89,22 @@ def cancel_unwanted(places: Places, model: Model) -> None:
         if place.engine.drained_for is place:
             place.engine.drained = place.engine.drained_for = None
             places.touch(place.engine)
+
+
+def turn_s(places: Places, wanted: Place, call: LaneCall, now: float) -> float:
+    """Seconds until an idle engine is free for `wanted`, whose models are waited for by calls that go first;
+    0 where nobody is in the way.
+    """
+    engine = wanted.engine
+    if engine.has_room() or idle_victim(places, wanted, call, now) is not None:
+        return 0.0
+    return min(
+        (
+            math.ceil(_waiting(places, one) / one.slots) * one.work_s(TYPICAL_WORK, 0)
+            for one in engine.residents()
+        ),
+        default=0.0,
+    )
 
 
 def keeps(call: LaneCall) -> frozenset[str]:

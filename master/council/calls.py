@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,6 +72,17 @@ class Written:
 
     call: DueCall
     trims: tuple[Trim, ...]
+
+
+def kept_models(stage: StageName, seats: Iterable[str], chairman: str) -> frozenset[str]:
+    """Models that are better not evicted for a call of this stage, and loaded last where places are short.
+
+    The chairman's is needed last of all, so it comes last among the reviews and first among the opinions:
+    then the reviews begin with what the opinions ended with.
+    """
+    if stage == "opinions":
+        return frozenset(seats) - {chairman}
+    return frozenset({chairman}) if stage == "review" else frozenset()
 
 
 class CallWriter:

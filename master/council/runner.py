@@ -18,7 +18,7 @@ from common.telemetry import TraceContext
 from common.usage import CallLatency, TokenUsage
 from master.cluster.calls import Answer, AttemptFailure, Call
 from master.cluster.dispatch import Dispatcher
-from master.council.calls import DueCall
+from master.council.calls import DueCall, kept_models
 from master.council.events import BLOCK, EventLog
 from master.council.plan import AttemptRecord, Outcome
 from master.council.session import Session
@@ -168,7 +168,7 @@ class SessionRunner:
     # -- one call -----------------------------------------------------------------------------------------
 
     async def _call(self, due: DueCall) -> None:
-        watcher = _SeatWatcher(self, due)
+        watcher, plan = _SeatWatcher(self, due), self.session.plan
         call = Call(
             call_id=f"{self.id}/{due.run}/{due.stage}/{due.agent_id}/{due.attempt}",
             model=due.model,
@@ -179,6 +179,7 @@ class SessionRunner:
             session_id=self.id,
             prefix_key=due.prefix_key,
             expected_tokens=due.expected_tokens,
+            keeps=kept_models(due.stage, (seat.model for seat in plan.seats), plan.chairman),
             traceparent=str(self._trace.child()),
         )
         try:

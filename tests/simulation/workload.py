@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 
+from common.usage import STAGES, StageName
+from master.council.calls import kept_models
 from tests.simulation.physics import ModelSpec, NodeSpec, SimCall, Trouble
 
 GB = 1_000_000_000
@@ -64,13 +66,15 @@ class Council:
     agents: Sequence[str]
     chairman: str
     answer_tokens: float = 300.0
+    cached: bool = True  # engines find the shared opening of the prompts again
+    stages: list[list[SimCall]] = field(default_factory=list)
     _left: int = 0
     _stage: int = 0
     _numbers: count[int] = field(default_factory=count)
 
     def start(self) -> list[SimCall]:
         self._stage = 0
-        return self._issue(self.agents, 200.0, self.answer_tokens, self.agents[0])
+        return self._issue(self.agents, 200.0, self.answer_tokens)
 
     def after(self, call: SimCall) -> list[SimCall]:
         self._left -= 1
@@ -79,26 +83,31 @@ class Council:
         self._stage += 1
         shared = 200.0 + self.answer_tokens * len(self.agents)
         if self._stage == 1 and len(self.agents) > 1:
-            return self._issue(self.agents, shared, 70.0 * len(self.agents), self.chairman)
+            return self._issue(self.agents, shared, 70.0 * len(self.agents))
         if self._stage <= 2 and len(self.agents) > 1:
             self._stage = 2
-            return self._issue([self.chairman], shared * 1.2, 500.0, None)
+            return self._issue([self.chairman], shared * 1.2, 500.0)
         return []
 
-    def _issue(self, models: Iterable[str], prompt: float, answer: float, keeps: str | None) -> list[SimCall]:
+    @property
+    def _stage_name(self) -> StageName:
+        return STAGES[self._stage]
+
+    def _issue(self, models: Iterable[str], prompt: float, answer: float) -> list[SimCall]:
         calls = [
             SimCall(
                 f"{self.session_id}/{self._stage}/{next(self._numbers)}",
                 model,
                 session_id=self.session_id,
-                prefix_key=self.session_id,
+                prefix_key=self.session_id if self.cached else None,
                 prompt_tokens=prompt,
                 answer_tokens=answer,
-                keeps=frozenset({self.chairman}) if self._stage < 2 else frozenset(),
+                keeps=kept_models(self._stage_name, self.agents, self.chairman),
             )
             for model in models
         ]
         self._left = len(calls)
+        self.stages.append(calls)
         return calls
 
 
