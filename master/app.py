@@ -27,6 +27,7 @@ from master.api import (
     problems,
     sessions,
 )
+from master.api.direct import DirectRoutes
 from master.api.guard import Access, Guard
 from master.cluster.dispatch import Dispatcher, Limits
 from master.cluster.registry import Registry, parse_node_setting, parse_weights
@@ -65,9 +66,10 @@ def create_app(settings: MasterSettings) -> FastAPI:
     )
     app.state.access = access
     problems.install(app)
-    # Tried in this order: chats first, since what routing costs is added to every call of a model.
     for module in (openai, sessions, events, models, cluster, joining, keys, conversations, health, page):
         app.include_router(module.router)
+    # What is added later is asked earlier: the guard first, these last.
+    app.add_middleware(DirectRoutes, end_points={openai.CHAT_PATH: openai.chat_completions})
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,

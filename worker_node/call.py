@@ -233,7 +233,8 @@ class Call:
 
     def _record(self, done: Done) -> None:
         self._service.metrics.done(self.request.engine, self.model.name, done)
-        log.info(
+        # Not at level info: this line alone took a tenth of the node's work for a short call.
+        log.debug(
             "call done",
             model=self.model.name,
             done_reason=done.done_reason,

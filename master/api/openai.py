@@ -7,19 +7,21 @@ import json
 import time
 from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, Literal
 from uuid import uuid4
 
 import msgspec
-from fastapi import APIRouter, Header, Request
+from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.requests import ClientDisconnect
 
 from common.errors import (
     CancelledCallError,
     CouncilError,
     InternalError,
     InvalidRequestError,
+    MalformedBodyError,
     ModelUnavailableError,
     from_problem,
 )
@@ -27,7 +29,9 @@ from common.logs import get_logger
 from common.protocol import Channel, Message
 from common.telemetry import TraceContext
 from common.usage import TokenUsage
+from master.api.direct import unless_hung_up
 from master.api.models import cluster_models
+from master.api.problems import NOT_SENT_AS_JSON, in_words
 from master.api.schemas import CreateSession, SamplingOptions, Words
 from master.cluster.calls import Answer, Call, SilentWatcher
 from master.council.runner import SessionRunner
@@ -35,7 +39,7 @@ from master.services import Master, Services
 
 router = APIRouter(prefix="/v1", tags=["openai"])
 COUNCIL_MODEL = "council"
-T = TypeVar("T")
+CHAT_PATH = "/v1/chat/completions"
 _DONE = b"data: [DONE]\n\n"
 _encode = msgspec.json.Encoder().encode
 _log = get_logger(__name__)
@@ -114,13 +118,38 @@ async def list_models(master: Master) -> dict[str, Any]:
 
 
 @router.post("/chat/completions")
-async def chat_completions(
-    body: ChatCompletion,
-    request: Request,
-    master: Master,
-    traceparent: Annotated[str | None, Header()] = None,
-) -> Response:
-    trace = TraceContext.parse(traceparent) or TraceContext.new()
+async def described(body: ChatCompletion, request: Request) -> Response:
+    """Chat as OpenAI spells it; the model `council` is the whole council.
+
+    For the description only: requests are taken by `chat_completions`, before FastAPI's layers.
+    """
+    return await _answer_to(body, request)
+
+
+async def chat_completions(request: Request) -> Response:
+    """The end point for `DirectRoutes`: every error is told in OpenAI's shape."""
+    try:
+        return await _answer_to(await _read(request), request)
+    except ClientDisconnect:
+        return Response(status_code=499)
+    except CouncilError as error:
+        return JSONResponse(_openai_error(error), status_code=error.status, headers=error.headers)
+
+
+async def _read(request: Request) -> ChatCompletion:
+    if "json" not in request.headers.get("content-type", ""):
+        raise InvalidRequestError(NOT_SENT_AS_JSON)
+    try:
+        return ChatCompletion.model_validate(json.loads(await request.body()))
+    except ValidationError as error:
+        raise InvalidRequestError(in_words(error.errors())) from error
+    except (ValueError, RecursionError) as error:
+        raise MalformedBodyError(f"the body is not valid JSON: {error}") from error
+
+
+async def _answer_to(body: ChatCompletion, request: Request) -> Response:
+    master: Services = request.app.state.services
+    trace = TraceContext.parse(request.headers.get("traceparent")) or TraceContext.new()
     try:
         council = body.model == COUNCIL_MODEL
         if body.stream:
@@ -128,11 +157,8 @@ async def chat_completions(
             return await _streamed(body, pieces, request)
         collected = _collect(_council(body, master, trace)) if council else _answered(body, master, trace)
         return await _whole(body, collected, request)
-    except CouncilError as error:
-        return JSONResponse(_openai_error(error), status_code=error.status, headers=error.headers)
     except ValidationError as error:
-        problem = InvalidRequestError("; ".join(str(one["msg"]) for one in error.errors()))
-        return JSONResponse(_openai_error(problem), status_code=problem.status)
+        raise InvalidRequestError(in_words(error.errors())) from error
 
 
 @dataclass(slots=True)
@@ -273,7 +299,7 @@ def _as_question(body: ChatCompletion) -> str:
 
 
 async def _whole(body: ChatCompletion, answer: Awaitable[_Collected], request: Request) -> Response:
-    collected = await _unless_hung_up(answer, request)
+    collected = await unless_hung_up(answer, request)
     if collected is None:
         return Response(status_code=499)
     message: dict[str, Any] = {"role": "assistant", "content": collected.text}
@@ -296,27 +322,9 @@ async def _collect(answer: AsyncIterator[_Piece]) -> _Collected:
     return _Collected("".join(texts["answer"]), "".join(texts["thinking"]), finish, usage)
 
 
-async def _unless_hung_up(work: Awaitable[T], request: Request) -> T | None:
-    """Await the work, and give it up when the client has hung up: `None`."""
-    working = asyncio.ensure_future(work)
-    gone = asyncio.create_task(_hung_up(request))
-    try:
-        await asyncio.wait((working, gone), return_when=asyncio.FIRST_COMPLETED)
-        return working.result() if working.done() else None
-    finally:
-        for task in (working, gone):
-            task.cancel()
-        await asyncio.gather(working, gone, return_exceptions=True)
-
-
-async def _hung_up(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        continue
-
-
 async def _streamed(body: ChatCompletion, answer: AsyncIterator[_Piece], request: Request) -> Response:
     """Wait for the first piece, so that an error before it is a status and not a stream."""
-    first = await _unless_hung_up(anext(answer), request)
+    first = await unless_hung_up(anext(answer), request)
     if first is None:
         return Response(status_code=499)
     return StreamingResponse(_chunks(body, first, answer), media_type="text/event-stream")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -20,6 +21,7 @@ from common.errors import (
 )
 from common.logs import get_logger
 
+NOT_SENT_AS_JSON = "send the body as JSON, with `Content-Type: application/json`"
 _log = get_logger(__name__)
 
 
@@ -53,15 +55,21 @@ def install(app: FastAPI) -> None:
 
 
 def _explain(error: RequestValidationError, content_type: str) -> CouncilError:
-    parts = []
     for one in error.errors():
         if one["loc"] == ("body",) and "json" not in content_type:
-            return InvalidRequestError("send the body as JSON, with `Content-Type: application/json`")
+            return InvalidRequestError(NOT_SENT_AS_JSON)
         if one["type"] == "json_invalid":
             return MalformedBodyError(f"the body is not valid JSON: {one.get('ctx', {}).get('error', '')}")
+    return InvalidRequestError(in_words(error.errors()))
+
+
+def in_words(found: Iterable[Mapping[str, Any]]) -> str:
+    """What Pydantic found wrong, each with where it stands in the body."""
+    parts = []
+    for one in found:
         where = ".".join(str(part) for part in one["loc"] if part not in ("body", "query", "path"))
         parts.append(f"{where}: {one['msg']}" if where else str(one["msg"]))
-    return InvalidRequestError("; ".join(dict.fromkeys(parts)))
+    return "; ".join(dict.fromkeys(parts))
 
 
 def _from_status(error: HTTPException) -> CouncilError:

@@ -26,6 +26,7 @@ from master.cluster.calls import AttemptFailure, CallWatcher
 from master.cluster.registry import Node
 from master.cluster.speeds import Sample
 
+_TIMER_LATE_S = 0.25
 _TIMER_EARLY_S = 0.05  # a loop's clock stands still while it works: its timers may fire that much too early
 
 
@@ -99,7 +100,7 @@ class Attempt:
                             return done
                         self._check_preempted()
                         self._check_deadlines(limits)
-                        silence.reschedule(loop.time() + self._patience(limits))
+                        self._move(silence, loop.time(), self._patience(limits))
         except TimeoutError:
             self._check_preempted()
             self._check_deadlines(limits, early_s=_TIMER_EARLY_S)
@@ -113,6 +114,12 @@ class Attempt:
             node=node.name,
             model=self.model,
         )
+
+    def _move(self, silence: asyncio.Timeout, now: float, patience_s: float) -> None:
+        """Let the timer fire after that time, or a little later: moving it at each read costs too much."""
+        due, slack_s = now + patience_s, min(patience_s / 10, _TIMER_LATE_S)
+        if not due <= (silence.when() or 0.0) <= due + slack_s:
+            silence.reschedule(due + slack_s)
 
     def _check_preempted(self) -> None:
         if self.preempted:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
@@ -67,8 +68,7 @@ class NodeClient:
         )
         # Of every streamed call, made once: merging them anew takes longer than sending the request.
         self._headers = [*self._client.headers.items(), *_JSON.items()]
-        self._extensions = {"timeout": self._client.timeout.as_dict()}
-        self._urls = {path: httpx.URL(self.url + path) for path in (_GENERATE, _PULL)}
+        self._connect_timeout_s = connect_timeout_s
 
     async def aclose(self) -> None:
         await self._client.aclose()
@@ -157,29 +157,24 @@ class NodeClient:
     async def _stream(
         self, path: str, body: bytes, traceparent: str | None = None
     ) -> AsyncIterator[AsyncIterator[bytes]]:
-        """The raw reads of an answer, past the client's layers for redirects, cookies and authentication."""
+        """The raw reads of an answer, past httpx and its layers."""
         headers = [*self._headers, ("traceparent", traceparent)] if traceparent else self._headers
-        request = httpx.Request(
-            "POST", self._urls[path], headers=headers, content=body, extensions=self._extensions
-        )
         try:
-            response = await self._transport.handle_async_request(request)
+            response = await self._transport.post(
+                self.url + path, headers=headers, body=body, connect_timeout_s=self._connect_timeout_s
+            )
         except _TRANSPORT_ERRORS as error:
             raise self._unreachable(error) from error
-        try:
-            if response.status_code != 200:
+        async with response:
+            if response.status != 200:
                 raise await self._refused(response)
-            assert isinstance(response.stream, httpx.AsyncByteStream)
-            yield response.stream.__aiter__()
-        finally:
-            await response.aclose()
+            yield response.content.iter_any()
 
-    async def _refused(self, response: httpx.Response) -> errors.CouncilError:
+    async def _refused(self, response: aiohttp.ClientResponse) -> errors.CouncilError:
         try:
-            await response.aread()
+            return self._failure(response.status, await response.read())
         except _TRANSPORT_ERRORS as error:
             return self._unreachable(error)
-        return self._failure(response)
 
     async def _request(
         self,
@@ -197,20 +192,20 @@ class NodeClient:
         except _TRANSPORT_ERRORS as error:
             raise self._unreachable(error) from error
         if response.status_code not in accept:
-            raise self._failure(response)
+            raise self._failure(response.status_code, response.content)
         return response
 
-    def _failure(self, response: httpx.Response) -> errors.CouncilError:
+    def _failure(self, status: int, body: bytes) -> errors.CouncilError:
         try:
-            problem = response.json()
+            problem = json.loads(body)
         except ValueError:
             problem = None
         if isinstance(problem, dict) and "code" in problem:
             return errors.from_problem(problem, node=self.name)
-        if response.status_code == 401:
+        if status == 401:
             return errors.UnauthorizedError(f"{self.name} refused the key", node=self.name)
         return errors.NodeUnreachableError(
-            f"{self.url} answered {response.status_code} and is not a worker node", node=self.name
+            f"{self.url} answered {status} and is not a worker node", node=self.name
         )
 
     def _unreachable(self, error: Exception) -> errors.NodeUnreachableError:

@@ -19,7 +19,7 @@ import httpx
 import msgspec
 
 from common.errors import CouncilError, EngineFailedError, LoadTimeoutError, OutOfMemoryError
-from common.http_client import make_client
+from common.http_client import make_client, make_transport
 from common.logs import get_logger
 from worker_node.engines.llama_process import KEY_VARIABLE
 from worker_node.engines.ollama_errors import error_of_body
@@ -92,8 +92,10 @@ class LlamaChild:
         except BaseException:
             await self.stop()
             raise
+        transport = make_transport()
         self.client = make_client(
             f"http://127.0.0.1:{port}",
+            transport=transport,
             connect_timeout_s=_CONNECT_S,
             headers={
                 "authorization": f"Bearer {key}",
@@ -107,6 +109,7 @@ class LlamaChild:
             self.client,
             what=f"llama.cpp with {self.path.name}",
             error_of_body=partial(error_of_body, model=self.model),
+            transport=transport,
         )
 
     async def _port(self) -> int:

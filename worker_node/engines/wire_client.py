@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
@@ -13,6 +14,7 @@ import httpx
 import msgspec
 
 from common.errors import CouncilError, EngineFailedError, EngineUnavailableError, StreamCutError
+from common.http_client import Transport
 from common.protocol import GenerateRequest
 from common.telemetry import TraceContext
 
@@ -21,6 +23,7 @@ TRANSPORT_ERRORS = (httpx.HTTPError, httpx.StreamError, aiohttp.ClientError, OSE
 _LONGEST_ERROR_BODY = 64 * 1024
 # A dead kept connection shows at once. An engine that dies over a prompt takes longer: not asked twice.
 _STALE_WITHIN_S = 0.5
+_CONNECT_S = 10.0
 JSON_HEADERS = {"content-type": "application/json"}
 
 T = TypeVar("T")
@@ -48,8 +51,8 @@ def shown_address(base_url: str) -> str:
 class WireClient:
     """One engine's HTTP side. `client` has the engine's base URL; `error_of_body` reads its errors.
 
-    With the client's `transport` requests go straight to it: the client's layers for redirects, cookies and
-    authentication have nothing to do here, and take a seventh of a call's CPU time.
+    Streams go straight through the client's `transport`: the client's layers and httpx's objects have nothing
+    to do there, and would take a good part of a call's CPU time.
     """
 
     def __init__(
@@ -58,15 +61,15 @@ class WireClient:
         *,
         what: str,
         error_of_body: ErrorOfBody,
-        transport: httpx.AsyncBaseTransport | None = None,
+        transport: Transport,
     ) -> None:
         self._client = client
         self._transport = transport
         self._what = what
         self._error_of_body = error_of_body
-        self._urls: dict[str, httpx.URL] = {}
+        self._urls: dict[str, str] = {}
         self._headers = list(client.headers.items())
-        self._extensions = {"timeout": client.timeout.as_dict()}
+        self._connect_timeout_s = client.timeout.connect or _CONNECT_S
 
     def unavailable(self, error: BaseException) -> EngineUnavailableError:
         return EngineUnavailableError(
@@ -93,7 +96,7 @@ class WireClient:
             method, path, content=content, headers=JSON_HEADERS if content else None, timeout=timeout
         )
         try:
-            response = await self._sent(request)
+            response = await _sent(partial(self._client.send, request, stream=True))
             try:
                 await response.aread()
             finally:
@@ -116,47 +119,37 @@ class WireClient:
         url = self._urls.get(path)
         if url is None:
             # Merging and parsing the URL anew for each call would take a sixth of the call's CPU time.
-            url = self._urls[path] = self._client.build_request("POST", path).url
-        request = httpx.Request(
-            "POST",
+            url = self._urls[path] = str(self._client.build_request("POST", path).url)
+        send = partial(
+            self._transport.post,
             url,
             headers=[*self._headers, *headers.items()],
-            content=body,
-            extensions=self._extensions,
+            body=body,
+            connect_timeout_s=self._connect_timeout_s,
         )
         try:
-            response = await self._sent(request)
+            response = await _sent(send)
         except TRANSPORT_ERRORS as error:
             raise self.unavailable(error) from error
-        try:
-            if not response.is_success:
-                raise error_of_body(response.status_code, await _read_some(response))
-            # The stream itself and not `aiter_raw`: its wrappers cost as much again for each read.
-            assert isinstance(response.stream, httpx.AsyncByteStream)
-            yield response.stream.__aiter__()
-        finally:
-            await response.aclose()
-
-    async def _sent(self, request: httpx.Request) -> httpx.Response:
-        """Send, once more if it went into a kept connection that the engine was just closing."""
-        began = time.monotonic()
-        try:
-            return await self._send(request)
-        except TRANSPORT_ERRORS as error:
-            if not _was_closed_meanwhile(error) or time.monotonic() - began > _STALE_WITHIN_S:
-                raise
-        return await self._send(request)
-
-    async def _send(self, request: httpx.Request) -> httpx.Response:
-        if self._transport is None:
-            return await self._client.send(request, stream=True)
-        response = await self._transport.handle_async_request(request)
-        response.request = request
-        return response
+        async with response:
+            if not 200 <= response.status < 300:
+                raise error_of_body(response.status, await _read_some(response))
+            yield response.content.iter_any()
 
     def cut(self, error: BaseException | None, model: str) -> StreamCutError:
         reason = f" ({type(error).__name__})" if error is not None else ""
         return StreamCutError(f"{self._what} ended its answer without its last message{reason}", model=model)
+
+
+async def _sent(send: Callable[[], Awaitable[T]]) -> T:
+    """Send, once more if it went into a kept connection that the engine was just closing."""
+    began = time.monotonic()
+    try:
+        return await send()
+    except TRANSPORT_ERRORS as error:
+        if not _was_closed_meanwhile(error) or time.monotonic() - began > _STALE_WITHIN_S:
+            raise
+    return await send()
 
 
 def _was_closed_meanwhile(error: BaseException) -> bool:
@@ -165,10 +158,10 @@ def _was_closed_meanwhile(error: BaseException) -> bool:
     return closed and not isinstance(cause, aiohttp.ClientConnectorError)
 
 
-async def _read_some(response: httpx.Response) -> bytes:
+async def _read_some(response: aiohttp.ClientResponse) -> bytes:
     body = bytearray()
     try:
-        async for data in response.stream:  # type: ignore[union-attr]
+        async for data in response.content.iter_any():
             body += data
             if len(body) > _LONGEST_ERROR_BODY:
                 break
