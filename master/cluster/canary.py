@@ -13,6 +13,7 @@ from common.protocol import Delta, Done, Failed, GenerateRequest, ModelInfo
 if TYPE_CHECKING:
     from master.cluster.registry import Node
 
+PROMPT = "Say yes."
 WITHIN_S = 5.0
 _log = get_logger(__name__)
 
@@ -51,7 +52,7 @@ async def sing(node: Node) -> bool:
 async def _one_token(node: Node, model: str) -> bool:
     request = GenerateRequest(
         model=model,
-        prompt="Say yes.",
+        prompt=PROMPT,
         options={"num_predict": 1},
         deadline_ms=round(WITHIN_S * 1000),
         request_id=f"canary/{node.name}",

@@ -267,6 +267,7 @@ class _SeatWatcher:
         self._failure: AttemptFailure | None = None
         self._restart: tuple[str, str] | None = None
         self._position: int | None = None
+        self._since = time.time()  # waiting for a slot belongs to the attempt's time
 
     # -- CallWatcher --------------------------------------------------------------------------------------
 
@@ -278,7 +279,7 @@ class _SeatWatcher:
         self._tell("call.queued", position=position)
 
     async def attempt_started(self, node: str) -> None:
-        record = self._runner._record(self._due, self._attempt, node=node)
+        record = replace(self._runner._record(self._due, self._attempt, node=node), started_at=self._since)
         self._record = record
         self._failure = None
         self._runner.partial[(self._due.stage, self._due.agent_id)] = {}
@@ -306,6 +307,7 @@ class _SeatWatcher:
         await self._runner._land(self._failed_record(Outcome.RESTARTED, failure.error))
         self._restart = (failure.node, failure.error.code)
         self._attempt += 1
+        self._since = time.time()
         # What that attempt cost is kept with it: the next one may end before it reaches a node.
         self._record = self._failure = None
         # Open the next attempt before the runner asks what is due, or the call would be due twice.

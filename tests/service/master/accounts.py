@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from master.cluster import canary
 from tests.service.master.rig import CHAIRMAN
 from tests.standin.journal import CallRecord
 
@@ -29,6 +30,11 @@ def rows(data_dir: Path, query: str = "SELECT * FROM attempts") -> list[dict[str
 def calls_of(attempts: list[dict[str, Any]], *outcomes: str) -> Counter[tuple[str, str]]:
     """How many attempts with these outcomes each (stage, model) has."""
     return Counter((one["stage"], one["model"]) for one in attempts if one["outcome"] in outcomes)
+
+
+def is_canary(call: CallRecord) -> bool:
+    """Whether the master asked a node that had failed for one token: no call of any session."""
+    return [one.get("content") for one in call.messages] == [canary.PROMPT]
 
 
 def model_of(call: CallRecord) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 
+from master.cluster import canary
 from tests import processes
 from tests.processes import Program
 from tests.standin import StandInModel, StandInOllama
@@ -244,7 +245,15 @@ def assert_full(session: dict[str, Any]) -> None:
 
 def reported_tokens(standin: StandInOllama) -> tuple[int, int]:
     """Prompt and completion tokens that the engine reported to its callers."""
-    done = [one for one in standin.log if one.kind == "chat" and one.outcome == "done" and one.messages]
+    done = [
+        one
+        for one in standin.log
+        if one.kind == "chat"
+        and one.outcome == "done"
+        and one.messages
+        # The master's canary is no call of any session.
+        and one.messages[-1].get("content") != canary.PROMPT
+    ]
     return sum(one.prompt_eval_count or 0 for one in done), sum(one.eval_count or 0 for one in done)
 
 

@@ -16,7 +16,7 @@ import pytest
 import pytest_asyncio
 
 from tests import processes
-from tests.service.master.accounts import calls_of, place_of, rows
+from tests.service.master.accounts import calls_of, is_canary, place_of, rows
 from tests.service.master.lives import KILLED, Life, Nursery, ask, nursery
 from tests.service.master.rig import CHAIRMAN, MODELS, SEATS, model
 from tests.standin import Fault, StandInOllama
@@ -76,7 +76,7 @@ class Place:
         await self.standin.until(lambda s: all(one.outcome != "running" for one in s.log), 20)
 
     def calls(self) -> list[CallRecord]:
-        return [one for one in self.standin.log if one.kind == "chat"]
+        return [one for one in self.standin.log if one.kind == "chat" and not is_canary(one)]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

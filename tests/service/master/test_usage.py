@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.service.master.accounts import Attempt, calls_of, place_of, rows
+from tests.service.master.accounts import Attempt, calls_of, is_canary, place_of, rows
 from tests.service.master.rig import CHAIRMAN, SEATS, Rig, model
 from tests.service.master.sockets import watch
 from tests.standin import Fault
@@ -57,6 +57,7 @@ def _adds_up(rig: Rig, session: dict[str, Any]) -> list[Attempt]:
     reported = Counter(
         (*place_of(call), call.prompt_eval_count or 0, call.eval_count or 0)
         for call in rig.standin.calls(kind="chat", outcome="done")
+        if not is_canary(call)
     )
     kept = Counter(
         (row["stage"], row["model"], row["prompt_tokens"], row["completion_tokens"])
@@ -146,6 +147,15 @@ async def test_all_runs_of_a_retried_session_add_up(cluster: Rig) -> None:
 async def test_a_cancelled_session_adds_up_with_what_was_written_until_then(cluster: Rig) -> None:
     cluster.standin.add_faults(Fault("endless", model="m2"))
     opened = await cluster.open()
+    # The others have ended, or one might end in the engine just as the master cancels it.
+    ended: set[str] = set()
+
+    def alone(event: dict[str, Any]) -> bool:
+        if event["type"] == "call.completed":
+            ended.add(event["agent_id"])
+        return ended == {"agent_1", "agent_3"}
+
+    await cluster.reach(opened["id"], alone)
     await cluster.reach(
         opened["id"], lambda event: event["type"] == "call.delta" and event["agent_id"] == "agent_2"
     )
@@ -207,16 +217,16 @@ async def test_latency_stats_have_the_shape_of_the_contract_and_their_parts_fit(
 
 
 async def test_agents_beyond_the_slots_have_queued(cluster: Rig) -> None:
-    cluster.standin.set_model(model("m1", duration_ms=200, reply=lambda r: default_reply(model("m1"), r)))
+    cluster.standin.set_model(model("m1", duration_ms=900, reply=lambda r: default_reply(model("m1"), r)))
     session = await cluster.council(seats=["m1"] * 10)
     queued = sorted(
         one["queue_ms"] for one in session["latency_stats"]["stage1_opinions"]["by_agent"].values()
     )
-    assert queued[-3] < 150 <= queued[-2]
+    assert queued[-3] < 700 <= queued[-2]
     for name, latency in _latencies(session):
         assert latency["total_ms"] >= latency["queue_ms"] + latency["generate_ms"] - 1.0, name
     duration = session["latency_stats"]["stage1_opinions"]["duration_ms"]
-    assert duration >= 400
+    assert duration >= 1800
 
 
 async def test_loading_reading_and_writing_are_told_apart(cluster: Rig) -> None:

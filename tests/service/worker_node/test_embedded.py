@@ -80,7 +80,7 @@ async def test_text_ends_at_every_temperature(models_dir: Path, temperature: flo
 async def test_an_answer_streams_in_many_pieces(models_dir: Path) -> None:
     async with running_engine(models_dir) as engine:
         events = [event async for event in engine.generate(ask())]
-        assert len(events) > 10
+        assert len(events) > 3  # how many depends on how much one read brings
         assert all(isinstance(event, Text) and event.text for event in events[:-1])
 
 
