@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 from common.protocol import CallClass
 from master.cluster import swaps
 from master.cluster.fair_queue import Ticket
-from master.cluster.placement import PREEMPT_S, TYPICAL_WORK, Place, Running, Work
+from master.cluster.placement import PREEMPT_S, TYPICAL_WORK, Engine, Place, Running, Work
 from master.cluster.places import Model, Places
 
 if TYPE_CHECKING:
     from master.cluster.lanes import LaneCall
 
-LOOKED_AT = 8  # best places of each kind that are weighed exactly
+LOOKED_AT = 5  # best places of each kind that are weighed exactly
 _EQUAL = 1.02  # scores this close are equal: the prefix decides
 _WORTH_WAITING = 0.9  # hold a call only where it ends in less than this part of the time
 _CACHED_SHARE = 0.9  # of the shared opening that an engine finds again
@@ -37,10 +37,14 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A place that a waiting call counts on, and the seconds of its engine that it will take."""
+    """A place that a waiting call counts on, and the seconds of its engine that it will take.
+
+    `gain_s` is how much sooner the call ends there than where it could go now.
+    """
 
     place: Place
     seconds: float
+    gain_s: float
 
 
 class Prefixes:
@@ -90,6 +94,8 @@ class Chooser:
         for place in candidates:
             if spared and place.node in call.avoid:
                 continue
+            if best is not None and place.load_s(now) >= best.finish_s:
+                continue  # its load alone takes longer
             choice = self._weigh(place, call, prefix, now)
             if choice is None:
                 continue
@@ -102,6 +108,13 @@ class Chooser:
             ):
                 best, best_rank = choice, (choice.finish_s, not has_prefix)
         return best
+
+    def can_take(self, engine: Engine, model: Model, call: LaneCall, now: float) -> bool:
+        """Whether the call could be sent to this engine now."""
+        place = engine.places.get(model.key[1])
+        if place is None or not place.is_usable or engine.drained is place:
+            return False
+        return self._weigh(place, call, None, now) is not None
 
     def _takes(self, place: Place, lane: CallClass) -> bool:
         return place.is_usable and place.engine.drained is not place and place.free_slots(lane) > 0
@@ -146,19 +159,20 @@ class Chooser:
         A place that is full frees a slot; one whose engine is busy with another model is loaded after that.
         Either way the seconds that other waiting calls count on come first.
         """
-        soonest = math.inf if choice is None else _WORTH_WAITING * choice.finish_s
+        soonest = now_s = math.inf if choice is None else _WORTH_WAITING * choice.finish_s
         best: Claim | None = None
         work = call.work if choice is None else choice.work
         for place in model.full.first(LOOKED_AT) + model.cold.first(LOOKED_AT):
             engine = place.engine
-            if choice is not None and engine is choice.place.engine:
+            load_s = 0.0 if place.warm else place.load_s(now)
+            if load_s >= soonest or (choice is not None and engine is choice.place.engine):
                 continue
             own_s, others_s = engine.claimed_s(model.key[1])
             work_s = place.work_s(work, min(place.slots, len(engine.running) + 1) - 1)
             if place.warm:
-                wait_s, load_s = place.next_free_s(now), 0.0
+                wait_s = place.next_free_s(now)
             else:
-                wait_s, load_s = engine.ready_s(now), place.load_s(now)
+                wait_s = engine.ready_s(now)
                 if wait_s <= 0:
                     wait_s = swaps.turn_s(self.places, place, call, now)
                 if wait_s <= 0:
@@ -166,7 +180,7 @@ class Chooser:
             finish_s = wait_s + others_s + (own_s or load_s) + work_s
             if finish_s < soonest:
                 soonest = finish_s
-                best = Claim(place, (0.0 if own_s else load_s) + work_s / place.slots)
+                best = Claim(place, (0.0 if own_s else load_s) + work_s / place.slots, now_s - finish_s)
         return best
 
     def claim(self, model: Model, claim: Claim) -> None:

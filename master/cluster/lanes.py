@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -24,7 +25,7 @@ from common.protocol import CallClass
 from master.cluster import model_names, swaps
 from master.cluster.choice import Choice, Chooser, Prefixes
 from master.cluster.fair_queue import Ticket
-from master.cluster.placement import NodeView, Place, Running, Work
+from master.cluster.placement import Engine, NodeView, Place, Running, Work
 from master.cluster.places import Model, ModelKey, Places
 from master.cluster.speeds import Sample, Speeds
 
@@ -159,6 +160,7 @@ class Lanes:
         if call is not None:
             model = self.places.of(call.model, call.engine)
             self._leave_queue(model, call, served=False)
+            self._changed(model)
             model.aged -= call.aged
 
     def started(self, call_id: str, now: float) -> None:
@@ -211,25 +213,47 @@ class Lanes:
         for _ in range(4):  # a decision may change what others can do: a drain ends, an engine falls idle
             if not places.dirty:
                 break
-            models = list(places.dirty.values())
+            changes = dict(places.dirty)
             places.dirty.clear()
+            models = [places.models[key] for key in changes]
             for model in models:
-                places.rank(model, now)
                 self._promote_aged(model, now)
             for call_class in CLASSES:
-                waited_for = [model for model in models if model.queues[call_class]]
+                waited_for = [
+                    model for model in models if self._has_news(model, call_class, changes[model.key], now)
+                ]
                 if len(waited_for) > 1:
+                    for model in waited_for:
+                        places.rank(model, now)
                     waited_for.sort(key=lambda one: self._urgency(one, call_class))
                 for model in waited_for:
-                    self._serve(model, call_class, now, effects)
+                    self._serve(model, call_class, changes[model.key], now, effects)
         self._replanning = False
         return effects
+
+    def _has_news(self, model: Model, call_class: CallClass, engines: set[Engine] | None, now: float) -> bool:
+        """Whether the first call that waits could go to one of these engines, where something changed."""
+        queue = model.queues[call_class]
+        first = model.promised if call_class == "interactive" else 0
+        if first >= len(queue):
+            return False
+        if engines is None:
+            return True
+        call = self._waiting[queue[first]]
+        return any(self._chooser.can_take(engine, model, call, now) for engine in engines)
 
     def _urgency(self, model: Model, call_class: CallClass) -> tuple[bool, bool, int, Ticket]:
         head = self._waiting[model.queues[call_class][0]]
         return self._chooser.urgency(model, head, call_class)
 
-    def _serve(self, model: Model, call_class: CallClass, now: float, effects: list[Effect]) -> None:
+    def _serve(
+        self,
+        model: Model,
+        call_class: CallClass,
+        engines: set[Engine] | None,
+        now: float,
+        effects: list[Effect],
+    ) -> None:
         queue = model.queues[call_class]
         index = model.promised if call_class == "interactive" else 0
         last = index + LOOK_AHEAD
@@ -244,15 +268,28 @@ class Lanes:
                 return
             claim = self._chooser.later(model, call, choice, now)
             if claim is not None:
-                self._chooser.claim(model, claim)
-                index += 1
-            elif choice.preempts is not None:
+                # So many calls are served until waiting for the better place is no gain any more. In a long
+                # queue one that far behind goes here; in a short one each call is weighed by itself.
+                if len(queue) <= last:
+                    self._chooser.claim(model, claim)
+                    index += 1
+                    continue
+                behind = index + max(math.ceil(claim.gain_s * model.rate), 1)
+                if behind >= len(queue):
+                    return
+                call = self._waiting[queue[behind]]
+                choice = self._chooser.best(model, call, now)
+                if choice is None:
+                    return
+            if choice.preempts is not None:
                 self._emptied.add(choice.preempts.call_id)
                 model.promised += 1
                 self._leave(choice.preempts, effects)
                 index, last = index + 1, last + 1
             else:
                 self._assign(model, call, choice, now, effects)
+                if not self._has_news(model, call_class, engines, now):
+                    return
 
     def _claim_rest(self, model: Model, call_class: CallClass, index: int, last: int, now: float) -> None:
         """Calls that cannot go anywhere now count on a place, so that other models do not count on it too."""
@@ -320,19 +357,22 @@ class Lanes:
     def _waits(self, model: Model, call: LaneCall) -> None:
         self._waiting[call.call_id] = call
         self._background_waiting += call.lane == "background"
-        self._changed(model)
+        self._moved[model.key] = model
+        assert call.ticket is not None
+        if model.queues[call.lane].position(call.ticket) <= model.promised + LOOK_AHEAD:
+            self.places.dirty[model.key] = None  # further back it has to wait for others anyway
 
     def _leave_queue(self, model: Model, call: LaneCall, *, served: bool) -> None:
         assert call.ticket is not None
         model.queues[call.lane].leave(call.ticket, served=served)
         del self._waiting[call.call_id]
         self._background_waiting -= call.lane == "background"
-        self._changed(model)
+        self._moved[model.key] = model
         if not model.waiting:
             swaps.cancel_unwanted(self.places, model)
 
     def _changed(self, model: Model) -> None:
-        self.places.dirty[model.key] = model
+        self.places.dirty[model.key] = None
         self._moved[model.key] = model
 
     def _give_back(

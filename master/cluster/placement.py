@@ -83,6 +83,7 @@ class Engine:
     node: str
     name: str
     places: dict[str, Place] = field(default_factory=dict)
+    resident: dict[str, Place] = field(default_factory=dict)
     running: dict[str, Running] = field(default_factory=dict)
     fixed: int = 0
     max_loaded: int | None = None
@@ -112,19 +113,16 @@ class Engine:
         return min(
             (
                 max((one.free_at(now) - now for one in place.running.values()), default=0.0)
-                for place in self.residents()
+                for place in self.resident.values()
             ),
             default=0.0,
         )
 
     def _has_room_beside(self, place: Place) -> bool:
-        return self.max_loaded is None or len(self.residents()) + (not place.resident) < self.max_loaded
-
-    def residents(self) -> list[Place]:
-        return [place for place in self.places.values() if place.resident]
+        return self.max_loaded is None or len(self.resident) + (not place.resident) < self.max_loaded
 
     def has_room(self) -> bool:
-        return self.max_loaded is None or len(self.residents()) < self.max_loaded
+        return self.max_loaded is None or len(self.resident) < self.max_loaded
 
     def stretch(self, others: int) -> float:
         """How many times longer a call takes beside so many others."""
@@ -141,9 +139,9 @@ class Place:
     serial: int
     slots: int = 1
     size: int = 0
-    resident: bool = False
     usable: bool = True
     speed: Speed = field(default_factory=lambda: Speed(0.0, 0.0, 0.0))
+    speed_of: int = -1  # the version of the speeds that it was taken from
     running: dict[str, Running] = field(default_factory=dict)
     fixed: int = 0
     leaving: int = 0
@@ -155,8 +153,19 @@ class Place:
         return self.engine.node
 
     @property
+    def resident(self) -> bool:
+        return self.model in self.engine.resident
+
+    @resident.setter
+    def resident(self, resident: bool) -> None:
+        if resident:
+            self.engine.resident[self.model] = self
+        else:
+            self.engine.resident.pop(self.model, None)
+
+    @property
     def warm(self) -> bool:
-        return self.resident or self.engine.loading is self
+        return self.model in self.engine.resident or self.engine.loading is self
 
     @property
     def is_usable(self) -> bool:

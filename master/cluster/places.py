@@ -79,7 +79,8 @@ class Places:
     def __init__(self, speeds: Speeds) -> None:
         self.speeds = speeds
         self.models: dict[ModelKey, Model] = {}
-        self.dirty: dict[ModelKey, Model] = {}
+        # Models to look at again: at all places (`None`), or at those of engines where something changed.
+        self.dirty: dict[ModelKey, set[Engine] | None] = {}
         self._nodes: dict[str, dict[str, Engine]] = {}
         self._serials = itertools.count()
 
@@ -130,6 +131,7 @@ class Places:
     def _know_models(self, engine: Engine, told: dict[str, ModelPlace], now: float) -> None:
         for name in [name for name in engine.places if name not in told]:
             place = engine.places.pop(name)
+            place.resident = False
             model = self.model((engine.name, name))
             del model.places[place.serial]
             self._unrank(model, place)
@@ -142,6 +144,8 @@ class Places:
                 known = Place(engine, name, one.name, next(self._serials))
                 engine.places[name] = known
                 self.model((engine.name, name)).places[known.serial] = known
+            if known.size != one.size:
+                known.speed_of = -1
             known.name, known.slots, known.size, known.usable = one.name, one.slots, one.size, one.usable
             if now - known.changed_at > _OWN_KNOWLEDGE_S and engine.loading is not known:
                 known.resident = one.resident
@@ -163,14 +167,14 @@ class Places:
         for name, place in engine.places.items():
             model = self.models[engine.name, name]
             model.stale[place.serial] = place
-            if model.waiting:
-                self.dirty[model.key] = model
+            if model.waiting and (known := self.dirty.setdefault(model.key, set())) is not None:
+                known.add(engine)
 
     def touch_waited_for(self) -> None:
         """Time has passed: look at every model again that somebody waits for."""
         for model in self.models.values():
             if model.waiting:
-                self.dirty[model.key] = model
+                self.dirty[model.key] = None
                 for place in model.full.first(8) + model.cold.first(8):
                     model.stale[place.serial] = place
 
@@ -183,7 +187,10 @@ class Places:
 
     def _rank(self, model: Model, place: Place, now: float) -> None:
         engine = place.engine
-        place.speed = self.speeds.of(engine.node, engine.name, place.name, place.size)
+        version = self.speeds.versions.get((engine.node, engine.name), 0)
+        if place.speed_of != version:
+            place.speed_of = version
+            place.speed = self.speeds.of(engine.node, engine.name, place.name, place.size)
         if not place.is_usable or engine.drained is place:
             self._unrank(model, place)
             return
@@ -221,9 +228,9 @@ class Places:
             return max(engine.loaded_at - now, 0.0) + place.speed.load_s
         if engine.has_room():
             return 0.0
-        if any(not one.running for one in engine.residents()):
+        if any(not one.running for one in engine.resident.values()):
             return 0.1
-        return min(running_s(one, now) for one in engine.residents())
+        return min(running_s(one, now) for one in engine.resident.values())
 
     # -- calls come and go ----------------------------------------------------------------------------------
 

@@ -100,6 +100,7 @@ class Speeds:
         self._sharing: dict[EngineKey, Estimate] = {}
         self._scales: dict[EngineKey, _Scale] = {}
         self._changed: set[tuple[str, str, str, Quantity]] = set()
+        self.versions: dict[EngineKey, int] = {}  # rises with what is learned of an engine
 
     def of(self, node: str, engine: str, model: str, size: int) -> Speed:
         """What to expect of a model of `size` bytes."""
@@ -133,6 +134,7 @@ class Speeds:
 
     def learn(self, node: str, engine: str, model: str, size: int, sample: Sample) -> None:
         """Take one finished call in."""
+        self.versions[node, engine] = self.versions.get((node, engine), 0) + 1
         guess, scale = prior(size), self._scales.setdefault((node, engine), _Scale())
         if sample.load_s > 0.05:
             self._learn((node, engine, model, "load"), sample.load_s)

@@ -29,7 +29,7 @@ def idle_victim(places: Places, wanted: Place, call: LaneCall, now: float) -> Pl
     """The idle model that may leave for `wanted`: unwanted ones first, then the longest unused."""
     idle = [
         one
-        for one in wanted.engine.residents()
+        for one in wanted.engine.resident.values()
         if not one.running and _may_leave(places, one, wanted, call, now)
     ]
     if not idle:
@@ -61,7 +61,7 @@ def seek(
         engine = place.engine
         if engine.loading is not None or engine.drained is not None or engine.has_room():
             continue
-        for victim in engine.residents():
+        for victim in engine.resident.values():
             if victim.running and _may_leave(places, victim, place, call, now):
                 drain_s = PREEMPT_S if _only_background(victim, call) else running_s(victim, now)
                 finish_s = drain_s + place.load_s(now) + place.work_s(call.work, 0)
@@ -101,7 +101,7 @@ def turn_s(places: Places, wanted: Place, call: LaneCall, now: float) -> float:
     return min(
         (
             math.ceil(_waiting(places, one) / one.slots) * one.work_s(TYPICAL_WORK, 0)
-            for one in engine.residents()
+            for one in engine.resident.values()
         ),
         default=0.0,
     )

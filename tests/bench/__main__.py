@@ -21,7 +21,7 @@ from typing import Any
 
 import psutil
 
-from tests.bench import calls, chunks, council, idle, sockets
+from tests.bench import calls, chunks, council, idle, scheduling, sockets
 from tests.bench.figures import Figure, Scale, table
 
 BENCHES: dict[str, Callable[[Scale], Coroutine[Any, Any, list[Figure]]]] = {
@@ -30,6 +30,7 @@ BENCHES: dict[str, Callable[[Scale], Coroutine[Any, Any, list[Figure]]]] = {
     "chunks": chunks.run,
     "idle": idle.run,
     "sockets": sockets.run,
+    "scheduling": scheduling.run,
 }
 
 
