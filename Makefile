@@ -18,7 +18,7 @@ up: $(VENV)/.installed ## master, local node and page, until Ctrl-C
 
 test: $(VENV)/.installed-dev browser ## every test but the long ones, with coverage
 	rm -f .coverage .coverage.*
-	COUNCIL_TEST_ARTEFACTS=$(abspath $(ARTEFACTS)) $(BIN)/pytest -n 2 --dist worksteal -m "not long" \
+	COUNCIL_TEST_ARTEFACTS=$(abspath $(ARTEFACTS)) $(BIN)/pytest -n 3 --dist worksteal -m "not long" \
 		--cov --cov-report= $(PYTEST_ARGS)
 	$(BIN)/coverage combine -q 2>/dev/null || true
 	$(BIN)/coverage report --fail-under=90
