@@ -121,8 +121,7 @@ class Dispatcher:
         try:
             while True:
                 assignment = await waiter.slot
-                attempt = Attempt(assignment.node, call.model, waiter.since, time.monotonic())
-                self._attempts[call.call_id] = attempt
+                attempt = self._attempts[call.call_id]
                 try:
                     with bind(call_id=call.call_id, node=assignment.node):
                         return await self._attempt(call, assignment, attempt, watcher)
@@ -171,7 +170,9 @@ class Dispatcher:
                     case Assignment(call_id=call_id):
                         self._assign(call_id, effect)
                     case Preempt(call_id=call_id):
-                        self._attempts[call_id].preempt()
+                        attempt = self._attempts.get(call_id)
+                        if attempt is not None:
+                            attempt.preempt()
                     case Expired(call_id=call_id):
                         self._expire(call_id)
         CALLS_WAITING.set(self.lanes.waiting)
@@ -198,14 +199,20 @@ class Dispatcher:
     def _assign(self, call_id: str, assignment: Assignment) -> None:
         waiter = self._waiters.get(call_id)
         node = self.registry.nodes.get(assignment.node)
-        if waiter is None or waiter.slot.done() or node is None:
+        if waiter is None or waiter.slot.done():
             self.lanes.release(call_id, time.monotonic())
+            return
+        if node is None:  # it is being removed
+            self.lanes.forget(assignment.node)
+            self.lanes.requeue(call_id, time.monotonic())
             return
         now = time.monotonic()
         node.breaker.sent(now)
         if not node.breaker_of(assignment.model).is_closed:
             node.breaker_of(assignment.model).sent(now)
             self._know(node)
+        # Made here and not by the caller, who hears of it a turn later: it may be pre-empted until then.
+        self._attempts[call_id] = Attempt(assignment.node, waiter.call.model, waiter.since, now)
         waiter.slot.set_result(assignment)
 
     def _expire(self, call_id: str) -> None:
