@@ -24,8 +24,8 @@ _BUSY_TIMEOUT_MS = 5000
 _LEAST_FREE_BYTES = 4 * 1024 * 1024
 _DRIVERS = {
     "sqlite": "sqlite+aiosqlite",
-    "postgresql": "postgresql+asyncpg",
-    "postgres": "postgresql+asyncpg",
+    "postgresql": "postgresql+psycopg",
+    "postgres": "postgresql+psycopg",
 }
 
 
