@@ -1,4 +1,4 @@
-"""A kind of background job: one small file names it, says how urgent it is, what it takes, and what it does."""
+"""A kind of background job: one small file says its name, its urgency, what it takes, and what it does."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class BackgroundCall:
 
 
 class JobContext(Protocol):
-    """What a running job may ask for. Everything raises `CouncilError`s; cancellation ends the job at once."""
+    """What a running job may ask for. It raises `CouncilError`s; cancellation ends the job at once."""
 
     @property
     def job_id(self) -> str: ...
