@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from master.council.findings import Findings
 from master.council.states import State
 
-if TYPE_CHECKING:
-    from master.council.session import Session
 
-
-def notices(session: Session) -> list[str]:
+def notices(session: Findings) -> list[str]:
     """The warnings of a session as it stands; one that a retry has put right is gone."""
     return [*_of_opinions(session), *_of_ballots(session), *_of_synthesis(session)]
 
 
-def _of_opinions(session: Session) -> list[str]:
+def _of_opinions(session: Findings) -> list[str]:
     told = []
     for seat in session.plan.seats:
         error = session.opinion_errors.get(seat.agent_id)
@@ -31,7 +27,7 @@ def _of_opinions(session: Session) -> list[str]:
     return told
 
 
-def _of_ballots(session: Session) -> list[str]:
+def _of_ballots(session: Findings) -> list[str]:
     told = []
     for reviewer, ballot in sorted(session.ballots.items(), key=lambda item: (len(item[0]), item[0])):
         if ballot.abstained:
@@ -47,7 +43,7 @@ def _of_ballots(session: Session) -> list[str]:
     return told + [f"no counted ballot judged {agent}'s answer: it is not ranked" for agent in unseen]
 
 
-def _of_synthesis(session: Session) -> list[str]:
+def _of_synthesis(session: Findings) -> list[str]:
     told = [
         f"{model} failed as chairman: {error.get('detail')}"
         for model, error in session.chairman_errors.items()

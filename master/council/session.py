@@ -12,8 +12,7 @@ One answer only (a council of one, or one survivor of several) is `single`: revi
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
-from enum import StrEnum
+from dataclasses import asdict, replace
 from typing import Any, Literal
 
 from common.errors import (
@@ -25,53 +24,21 @@ from common.errors import (
 )
 from common.usage import STAGES, StageName
 from master.council import accounts
-from master.council.ballots import CastBallot, Ranked
+from master.council.attempt_book import AttemptBook
+from master.council.ballots import CastBallot
 from master.council.budget import Trim
-from master.council.calls import CallWriter, DueCall, Written
+from master.council.calls import DueCall
+from master.council.findings import Findings, Opinion, Synthesis
 from master.council.notices import notices
 from master.council.plan import CHAIRMAN, AttemptRecord, Outcome, SessionPlan
-from master.council.ranking import Ranking, rank
-from master.council.standing import UNDECIDED, Standing, stand
+from master.council.standing import UNDECIDED, Standing
 from master.council.states import TRANSITIONS, State
 
 Event = dict[str, Any]
 LiveState = Literal["queued", "running"]
-BALLOT_REPAIRS = 1
 
 
-class Result(StrEnum):
-    FULL = "full"
-    DEGRADED = "degraded"
-    SINGLE = "single"
-
-
-@dataclass(frozen=True, slots=True)
-class Opinion:
-    """An answer that stands. `run` is the run that it was written in; `cut` when it hit its token limit."""
-
-    agent_id: str
-    model: str
-    node: str | None
-    text: str
-    run: int
-    cut: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Synthesis:
-    """The final answer and, honestly, who wrote it. `agent_id` is set where an agent's answer stands in."""
-
-    text: str
-    model: str
-    node: str | None
-    kind: Literal["chairman", "fallback_chairman", "top_ranked"]
-    run: int
-    inputs: frozenset[tuple[str, int]]
-    agent_id: str | None = None
-    cut: bool = False
-
-
-class Session:
+class Session(Findings):
     """One council session. One task owns it; nothing here awaits.
 
     Life with a runner: `start`, then loop: `due` → `begin` each with its `running` row → `apply` each row
@@ -82,27 +49,15 @@ class Session:
     def __init__(self, plan: SessionPlan) -> None:
         if not plan.seats:
             raise InvalidRequestError("a council needs at least one agent")
-        self.plan = plan
-        self.state = State.QUEUED
-        self.run = 1
-        self.result: Result | None = None
-        self.error: dict[str, Any] | None = None
-        self.opinions: dict[str, Opinion] = {}
-        self.opinion_errors: dict[str, dict[str, Any]] = {}
-        self.ballots: dict[str, CastBallot] = {}
-        self.synthesis: Synthesis | None = None
-        self.chairman_errors: dict[str, dict[str, Any]] = {}  # by model, of the current run
+        super().__init__(plan)
         self.records: list[AttemptRecord] = []
         self._earlier: Synthesis | None = None  # what stood before this run
         self._target: str | None = None  # whom this run retries
         self._undecided: list[str] = []  # agents of the current stage whose call is open
-        self._attempts: dict[tuple[int, StageName, str], list[AttemptRecord]] = {}
         self._running: dict[tuple[StageName, str], AttemptRecord] = {}
         self._live: dict[tuple[StageName, str], tuple[LiveState, str | None]] = {}
         self._trims: dict[tuple[StageName, str], tuple[Trim, ...]] = {}
-        self._writer = CallWriter(plan)
-        self._written: dict[tuple[StageName, str, int], Written] = {}
-        self._ranked: tuple[tuple[str, ...], dict[str, tuple[Ranked, ...]], Ranking] | None = None
+        self._book = AttemptBook(self)
         self._told: list[str] = []
         self._held = False  # resuming a cancelled run: nothing may end it but the cancellation
         self._story: list[str] = []
@@ -121,7 +76,7 @@ class Session:
         if stage is None:
             return []
         return [
-            self._write(stage, agent_id).call
+            self._book.write(stage, agent_id).call
             for agent_id in self._undecided
             if (stage, agent_id) not in self._running
         ]
@@ -152,7 +107,7 @@ class Session:
         self._running.pop((record.stage, record.agent_id), None)
         self._live.pop((record.stage, record.agent_id), None)
         self.records.append(record)
-        self._attempts.setdefault(record.key, []).append(record)
+        self._book.add(record)
         if record.run < self.run or record.outcome in UNDECIDED:
             return []
         self._story.append(f"{record.stage} {record.agent_id}#{record.attempt} {record.outcome}")
@@ -235,38 +190,6 @@ class Session:
     # What others read
 
     @property
-    def is_over(self) -> bool:
-        return self.state.is_over
-
-    @property
-    def missing_agents(self) -> list[str]:
-        """Seats whose opinion failed."""
-        return [
-            seat.agent_id
-            for seat in self.plan.seats
-            if seat.agent_id in self.opinion_errors and seat.agent_id not in self.opinions
-        ]
-
-    @property
-    def ranking(self) -> Ranking:
-        """The ranking over the ballots that were accepted so far; empty without any."""
-        answers = tuple(agent for agent in self._agent_ids if agent in self.opinions)
-        votes = {who: ballot.rankings for who, ballot in self.ballots.items() if not ballot.abstained}
-        if self._ranked is None or self._ranked[:2] != (answers, votes):
-            scores = {who: {one.agent_id: one.score for one in cast} for who, cast in votes.items()}
-            self._ranked = (answers, votes, rank(answers, scores))
-        return self._ranked[2]
-
-    @property
-    def top_answer(self) -> str | None:
-        """The agent whose answer leads, also where it is the only one; `None` without a ranking."""
-        if self.result is Result.SINGLE:
-            return next(iter(self.opinions))
-        if self.synthesis is not None and self.synthesis.agent_id is not None:
-            return self.synthesis.agent_id
-        return self.ranking.leader
-
-    @property
     def trimmed(self) -> list[Trim]:
         """What was left out of prompts, stage by stage, of the latest call of each agent."""
         ordered = sorted(self._trims, key=lambda key: (STAGES.index(key[0]), self._place(key[1])))
@@ -313,12 +236,8 @@ class Session:
                 return stage
         return None
 
-    @property
-    def _agent_ids(self) -> list[str]:
-        return [seat.agent_id for seat in self.plan.seats]
-
     def _place(self, agent_id: str) -> int:
-        return len(self.plan.seats) if agent_id == CHAIRMAN else self._agent_ids.index(agent_id)
+        return len(self.plan.seats) if agent_id == CHAIRMAN else self.agent_ids.index(agent_id)
 
     def _move(self, state: State, cause: str) -> None:
         if state not in TRANSITIONS[self.state]:
@@ -342,7 +261,7 @@ class Session:
         )
         if not known or record.run > self.run or self.state is State.QUEUED:
             raise InternalError(f"{self._who} has no call {name}; {self._tale}")
-        if any(one.attempt == record.attempt for one in self._attempts.get(record.key, ())):
+        if self._book.has(record):
             raise InternalError(f"{self._who} was told of {name} twice; {self._tale}")
         if record.run < self.run or self.state.is_over:
             return
@@ -359,7 +278,7 @@ class Session:
 
     def _settle_opinion(self, record: AttemptRecord) -> list[Event]:
         agent_id = record.agent_id
-        standing = self._standing(record)
+        standing = self._book.standing(record.stage, record.agent_id, record.model)
         if standing.value is not None:
             self.opinions[agent_id] = Opinion(
                 agent_id, record.model, record.node, standing.value, self.run, record.done_reason == "length"
@@ -374,8 +293,8 @@ class Session:
 
     def _settle_ballot(self, record: AttemptRecord) -> list[Event]:
         reviewer = record.agent_id
-        standing = self._ballot_standing(reviewer)
-        inputs = self._inputs_of(reviewer)
+        standing = self._book.ballot_standing(reviewer)
+        inputs = self.inputs_of(reviewer)
         if standing.value is not None:
             self.ballots[reviewer] = CastBallot(reviewer, standing.value, inputs, self.run)
             self._decide(reviewer)
@@ -393,7 +312,7 @@ class Session:
         return events
 
     def _settle_synthesis(self, record: AttemptRecord) -> list[Event]:
-        standing = self._standing(record)
+        standing = self._book.standing(record.stage, record.agent_id, record.model)
         if standing.value is not None:
             self.synthesis = Synthesis(
                 text=standing.value,
@@ -401,14 +320,14 @@ class Session:
                 node=record.node,
                 kind="chairman" if record.model == self.plan.chairman else "fallback_chairman",
                 run=self.run,
-                inputs=self._synthesis_inputs,
+                inputs=self.synthesis_inputs,
                 cut=record.done_reason == "length",
             )
             self._decide(CHAIRMAN)
             return [_completed(record)]
         if standing.error is not None:
             self.chairman_errors[record.model] = standing.error
-            if self._presiding is None:
+            if self.presiding is None:
                 self._decide(CHAIRMAN)
         return [_failed(record, standing)]
 
@@ -435,7 +354,7 @@ class Session:
             return self._fail(standing)
         if standing == 1:
             return self._complete()
-        stale = [agent for agent in self._agent_ids if agent in self.opinions and self._is_stale(agent)]
+        stale = [agent for agent in self.agent_ids if agent in self.opinions and self._is_stale(agent)]
         for agent_id in list(self.ballots):
             if agent_id in stale or agent_id not in self.opinions:
                 del self.ballots[agent_id]
@@ -446,20 +365,20 @@ class Session:
     def _is_stale(self, reviewer: str) -> bool:
         """Whether the reviewer has to vote (again) in this run."""
         ballot = self.ballots.get(reviewer)
-        if ballot is None or ballot.inputs != self._inputs_of(reviewer):
+        if ballot is None or ballot.inputs != self.inputs_of(reviewer):
             return True
         return ballot.abstained and reviewer == self._target
 
     def _after_review(self) -> list[Event]:
         earlier = self._earlier
-        if earlier is not None and self._target != CHAIRMAN and earlier.inputs == self._synthesis_inputs:
+        if earlier is not None and self._target != CHAIRMAN and earlier.inputs == self.synthesis_inputs:
             self.synthesis = earlier
             return self._complete()
         return self._enter("synthesis", [CHAIRMAN])
 
     def _enter(self, stage: StageName, agents: list[str]) -> list[Event]:
         self._move(State(stage), ", ".join(agents))
-        self._written.clear()
+        self._book.turn_over()
         self._undecided = list(agents)
         return [{"type": "stage.started", "stage": stage}]
 
@@ -468,37 +387,26 @@ class Session:
         if self.synthesis is not None:
             return
         earlier = self._earlier
-        if earlier is not None and earlier.inputs == self._synthesis_inputs:
+        if earlier is not None and earlier.inputs == self.synthesis_inputs:
             self.synthesis = earlier
             return
-        best = self.opinions[self._by_rank()[0]]
+        best = self.opinions[self.by_rank()[0]]
         self.synthesis = Synthesis(
             text=best.text,
             model=best.model,
             node=best.node,
             kind="top_ranked",
             run=self.run,
-            inputs=self._synthesis_inputs,
+            inputs=self.synthesis_inputs,
             agent_id=best.agent_id,
         )
 
     def _complete(self) -> list[Event]:
         if self._held:
             return []
-        self.result = self._judge()
+        self.result = self.judge()
         self._move(State.COMPLETED, str(self.result))
         return [*self._new_warnings(), {"type": "session.completed", "result": str(self.result)}]
-
-    def _judge(self) -> Result:
-        if len(self.opinions) == 1:
-            return Result.SINGLE
-        whole = (
-            len(self.opinions) == len(self.plan.seats)
-            and not any(ballot.abstained for ballot in self.ballots.values())
-            and self.synthesis is not None
-            and self.synthesis.kind != "top_ranked"
-        )
-        return Result.FULL if whole else Result.DEGRADED
 
     def _fail(self, standing: int) -> list[Event]:
         if self._held:
@@ -526,48 +434,6 @@ class Session:
             "latency": asdict(accounts.stage_latency(stage, self.records)),
         }
 
-    # What a call stands on
-
-    def _standing(self, record: AttemptRecord) -> Standing[str]:
-        """Of an opinion or of one chairman's synthesis."""
-        return self._answer_standing(record.stage, record.agent_id, record.model)
-
-    def _answer_standing(self, stage: StageName, agent_id: str, model: str) -> Standing[str]:
-        attempts = self._attempts.get((self.run, stage, agent_id), [])
-        return stand([one for one in attempts if one.model == model], _answer)
-
-    def _ballot_standing(self, reviewer: str) -> Standing[tuple[Ranked, ...]]:
-        def read(text: str) -> tuple[Ranked, ...]:
-            return self._writer.read_ballot(text, self.run, reviewer, list(self._answers))
-
-        return stand(self._attempts.get((self.run, "review", reviewer), []), read, repairs=BALLOT_REPAIRS)
-
-    def _inputs_of(self, reviewer: str) -> frozenset[tuple[str, int]]:
-        return frozenset(
-            (one.agent_id, one.run) for one in self.opinions.values() if one.agent_id != reviewer
-        )
-
-    @property
-    def _synthesis_inputs(self) -> frozenset[tuple[str, int]]:
-        opinions = {(one.agent_id, one.run) for one in self.opinions.values()}
-        return frozenset(opinions | {(f"ballot of {who}", one.run) for who, one in self.ballots.items()})
-
-    def _by_rank(self) -> list[str]:
-        """Every agent with an opinion, the best first; who was not ranked comes last, by number."""
-        order = list(self.ranking.order)
-        return order + [agent for agent in self._agent_ids if agent in self.opinions and agent not in order]
-
-    @property
-    def chain(self) -> list[str]:
-        """The models that may preside, in order: chairman, fall-backs, then those of the surviving seats."""
-        seats = [self.opinions[agent].model for agent in self._by_rank()]
-        return list(dict.fromkeys([self.plan.chairman, *self.plan.chairman_fallbacks, *seats]))
-
-    @property
-    def _presiding(self) -> str | None:
-        """The model whose turn it is to write the synthesis; `None` when all have failed."""
-        return next((model for model in self.chain if model not in self.chairman_errors), None)
-
     def _opinions_to_retry(self, agent_id: str) -> list[str]:
         if agent_id == CHAIRMAN:
             if len(self.opinions) < max(2, self.plan.quorum):
@@ -575,50 +441,17 @@ class Session:
             return []
         if self.plan.seat(agent_id) is None:
             raise NotFoundError(
-                f"the session has no {agent_id}; it has {', '.join(self._agent_ids)}, {CHAIRMAN}"
+                f"the session has no {agent_id}; it has {', '.join(self.agent_ids)}, {CHAIRMAN}"
             )
         ballot = self.ballots.get(agent_id)
         only_the_ballot = agent_id in self.opinions and ballot is not None and ballot.abstained
         return [] if only_the_ballot else [agent_id]
 
-    @property
-    def _answers(self) -> dict[str, str]:
-        """agent → answer, in seat order."""
-        return {agent: self.opinions[agent].text for agent in self._agent_ids if agent in self.opinions}
-
-    def _write(self, stage: StageName, agent_id: str) -> Written:
-        """The call of an open seat, as its standing demands; kept, for prompts are long."""
-        attempts = self._attempts.get((self.run, stage, agent_id), [])
-        number = max((one.attempt for one in attempts), default=0) + 1
-        key = (stage, agent_id, number)
-        if key not in self._written:
-            self._written[key] = self._write_anew(stage, agent_id, number)
-        return self._written[key]
-
-    def _write_anew(self, stage: StageName, agent_id: str, number: int) -> Written:
-        if stage == "review":
-            ballot = self._ballot_standing(agent_id)
-            return self._writer.review(self.run, agent_id, number, ballot, self._answers)
-        if stage == "opinions":
-            seat = self.plan.seat(agent_id)
-            assert seat is not None
-            standing = self._answer_standing(stage, agent_id, seat.model)
-            return self._writer.opinion(self.run, seat, number, standing)
-        model = self._presiding or self.plan.chairman
-        standing = self._answer_standing(stage, agent_id, model)
-        return self._writer.synthesis(
-            self.run, model, number, standing, self._answers, self.ballots, self.ranking
-        )
-
     def _note_trims(self, record: AttemptRecord) -> None:
         """What this attempt's prompt left out; a call is written the same way again at a resume."""
         key = (record.stage, record.agent_id)
         if record.stage == self._stage and record.agent_id in self._undecided and key not in self._running:
-            self._trims[key] = self._write(*key).trims
-
-
-def _answer(text: str) -> str:
-    return text
+            self._trims[key] = self._book.write(*key).trims
 
 
 def _completed(record: AttemptRecord) -> Event:
