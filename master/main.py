@@ -5,15 +5,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import errno
 import gc
-import json
 import os
 import signal
 import socket
 import ssl
 import sys
-import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
@@ -21,8 +18,9 @@ import uvicorn
 from fastapi import FastAPI
 
 from common import logs
-from common.errors import ConflictError, CouncilError, SettingsError
+from common.errors import ConflictError, CouncilError
 from common.http_server import BoundedHttp
+from common.program import Ready, listen, loop_factory, url_of, when_the_parent_is_gone
 from common.security import is_loopback
 from common.settings import MasterSettings, NodeSettings, require_key_off_loopback
 from master.app import create_app
@@ -75,9 +73,9 @@ def serve(
     logs.configure(level=settings.log_level, fmt=settings.log_format, program="master")
     if settings.insecure_lan and not is_loopback(settings.host):
         logs.get_logger(__name__).warning("everybody on this network can use this master: --insecure-lan")
-    listener = _listen(settings.host, settings.port)
+    listener = listen(settings.host, settings.port, port_variable="COUNCIL_PORT")
     with listener:
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
             return runner.run(_serve(settings, listener, port_file, exit_with_parent, local_node))
 
 
@@ -197,40 +195,12 @@ def _local_node(settings: MasterSettings, services: Services) -> contextlib.Abst
     return node.running()
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    """Bind before anything else starts, so that a taken port damages nothing."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        if sys.platform != "win32":
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        listener.bind((host, port))
-        listener.listen(1024)
-        listener.setblocking(False)
-    except OSError as error:
-        listener.close()
-        if error.errno == errno.EADDRINUSE:
-            raise SettingsError(
-                f"port {port} on {host} is taken, perhaps by another `council up`; stop that one or choose "
-                "another --port"
-            ) from error
-        raise SettingsError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
-    return listener
-
-
 def _announce(settings: MasterSettings, listener: socket.socket, port_file: Path | None) -> None:
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    line = json.dumps(
-        {
-            "url": f"{'https' if settings.serves_tls else 'http'}://{host}:{listener.getsockname()[1]}",
-            "name": settings.name,
-            "pid": os.getpid(),
-        }
-    )
-    print(line, flush=True)  # noqa: T201  # the parent process reads this line
+    scheme = "https" if settings.serves_tls else "http"
+    ready = Ready(url_of(listener, settings.host, scheme), settings.name, os.getpid())
+    print(ready.to_json(), flush=True)  # noqa: T201  # the parent process reads this line
     if port_file is not None:
-        port_file.write_text(line + "\n", encoding="utf-8")
+        ready.write(port_file)
 
 
 def _stop_on_signals(server: uvicorn.Server, exit_with_parent: bool) -> None:
@@ -243,26 +213,8 @@ def _stop_on_signals(server: uvicorn.Server, exit_with_parent: bool) -> None:
             )
         else:
             loop.add_signal_handler(number, server.handle_exit, number, None)
-    if not exit_with_parent:
-        return
-
-    def watch() -> None:
-        with contextlib.suppress(OSError, ValueError):
-            # Not through `sys.stdin`: its lock would be held when this program ends.
-            while os.read(0, 4096):
-                continue
-        with contextlib.suppress(RuntimeError):  # the loop is closed: this program ends already
-            loop.call_soon_threadsafe(server.handle_exit, signal.SIGTERM, None)
-
-    threading.Thread(target=watch, name="parent watch", daemon=True).start()
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    if sys.platform == "win32":
-        return None
-    import uvloop
-
-    return uvloop.new_event_loop
+    if exit_with_parent:
+        when_the_parent_is_gone(lambda: server.handle_exit(signal.SIGTERM, None))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     import asyncio
     import ssl
 
+    from common.program import Ready
     from common.settings import NodeSettings
     from worker_node.membership import Membership
-    from worker_node.server import Ready
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,10 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = NodeSettings.load("node", config=arguments.config, flags=flags)
 
         def ready(now: Ready) -> None:
-            from worker_node.server import write_port_file
-
             if arguments.port_file is not None:
-                write_port_file(arguments.port_file, now)
+                now.write(arguments.port_file)
             sys.stdout.write(now.to_json() + "\n")
             sys.stdout.flush()
 
@@ -82,18 +80,11 @@ def _run(settings: NodeSettings, *, on_ready: Callable[[Ready], None], exit_with
     import asyncio
 
     from common import logs
+    from common.program import loop_factory
 
     logs.configure(level=settings.log_level, fmt=settings.log_format, program="worker_node")
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(serve(settings, on_ready=on_ready, stop_with_stdin=exit_with_parent))
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    try:
-        import uvloop
-    except ImportError:  # Windows
-        return None
-    return uvloop.new_event_loop
 
 
 async def serve(
@@ -107,15 +98,16 @@ async def serve(
 
     `on_ready` is called once, when the node answers; setting `stop` does what SIGTERM does.
     """
+    from common.program import listen, url_of
     from worker_node.app import create_app
     from worker_node.call import CallLimits
     from worker_node.engine_choice import choose_engines
-    from worker_node.server import listen, run, url_of
+    from worker_node.server import run
     from worker_node.service import NodeService
     from worker_node.standing import default_name, establish, settle
 
     settings, kept = settle(settings)
-    listener = listen(settings.host, settings.port)
+    listener = listen(settings.host, settings.port, port_variable="COUNCIL_NODE_PORT")
     port: int = listener.getsockname()[1]
     try:
         member = await establish(settings, kept, port=port)

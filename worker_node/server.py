@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import gc
-import json
 import os
 import signal
 import socket
 import ssl
-import sys
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from types import FrameType
 
 import uvicorn
 
-from common.errors import SettingsError
 from common.http_server import BoundedHttp
 from common.logs import get_logger
+from common.program import Ready, when_the_parent_is_gone
 from worker_node.asgi import App
 from worker_node.service import NodeService
 
@@ -30,52 +25,6 @@ log = get_logger(__name__)
 # Longer than the master's clients keep idle connections, so that the node never closes one just in use.
 KEEP_ALIVE_S = 75
 _CLOSE_S = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """What a node tells when it serves: one JSON line on standard output, and the port file."""
-
-    url: str
-    name: str
-    pid: int
-
-    def to_json(self) -> str:
-        return json.dumps({"url": self.url, "name": self.name, "pid": self.pid})
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket; port 0 takes a free one. Raises `SettingsError` when the address cannot be had."""
-    try:
-        family, kind, proto, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, kind, proto)
-    except OSError as error:
-        raise SettingsError(f"cannot listen on {host}: {error.strerror or error}") from error
-    try:
-        if sys.platform != "win32":  # there it would let two programs share the port
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(2048)
-        listener.setblocking(False)
-    except OSError as error:
-        listener.close()
-        if error.errno == errno.EADDRINUSE:
-            raise SettingsError(
-                f"port {port} on {host} is in use; is another node running there? "
-                "Choose another one with --port or COUNCIL_NODE_PORT (0 takes a free one)"
-            ) from error
-        raise SettingsError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
-    return listener
-
-
-def url_of(listener: socket.socket, host: str, scheme: str = "http") -> str:
-    """The address that reaches the socket from this machine."""
-    port = listener.getsockname()[1]
-    if host in ("0.0.0.0", "::", ""):
-        host = "127.0.0.1"
-    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 class NodeServer(uvicorn.Server):
@@ -164,7 +113,7 @@ async def run(
         async with asyncio.TaskGroup() as group:
             serving = group.create_task(server.serve(sockets=[listener]))
             if stop_with_stdin:
-                _watch_stdin(asyncio.get_running_loop(), server.stop_asked)
+                when_the_parent_is_gone(server.stop_asked.set)
             stopping = group.create_task(_stop_when_asked(server, service, drain_timeout_s))
             await asyncio.wait((serving,))
             for task in (stopping, *companions):
@@ -178,27 +127,3 @@ async def _stop_when_asked(server: NodeServer, service: NodeService, drain_timeo
     await server.stop_asked.wait()
     await service.drain(drain_timeout_s)
     server.should_exit = True
-
-
-def _watch_stdin(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
-    """Set `stop` when the parent's end of standard input closes, as it does however the parent dies.
-
-    A daemon thread, because a pipe can be waited for in no other way on all systems.
-    """
-    import threading
-
-    def wait() -> None:
-        with contextlib.suppress(OSError, ValueError):
-            while os.read(sys.stdin.fileno(), 4096):
-                pass
-        with contextlib.suppress(RuntimeError):  # the loop has ended by itself
-            loop.call_soon_threadsafe(stop.set)
-
-    threading.Thread(target=wait, name="stdin", daemon=True).start()
-
-
-def write_port_file(path: Path, ready: Ready) -> None:
-    """Write at once or not at all: whoever waits for the file must not read half of it."""
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(ready.to_json() + "\n", encoding="utf-8")
-    part.replace(path)

@@ -17,10 +17,10 @@ import httpx
 import msgspec
 
 from common.http_client import make_client
+from common.program import Ready
 from common.protocol import Delta, Done, Failed, LineSplitter, StreamMessage, stream_decoder
 from common.settings import NodeSettings
 from worker_node.main import serve
-from worker_node.server import Ready
 
 ROOT = Path(__file__).resolve().parents[3]
 
