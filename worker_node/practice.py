@@ -12,9 +12,8 @@ from pathlib import Path
 
 from worker_node.file_lock import locked
 from worker_node.gguf_header import read_header
-from worker_node.practice_text import TEMPERAMENTS
+from worker_node.practice_text import PRACTICE_TAG, TEMPERAMENTS
 
-PRACTICE_TAG = "lan-council-practice"
 FOLDER = "practice"
 _LOCK_TIMEOUT_S = 30.0
 

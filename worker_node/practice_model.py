@@ -22,8 +22,7 @@ import gguf
 import numpy as np
 import numpy.typing as npt
 
-from worker_node.practice import PRACTICE_TAG
-from worker_node.practice_text import Temperament, Walk, compile_text
+from worker_node.practice_text import PRACTICE_TAG, Temperament, Walk, compile_text
 from worker_node.practice_tokenizer import ENGLISH, spelled, train_merges, vocabulary
 
 CONTEXT_LENGTH = 32768

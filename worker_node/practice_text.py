@@ -16,6 +16,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+PRACTICE_TAG = "lan-council-practice"  # in every file: how it is known again
 _PIECE = re.compile(r"\([^)]*\)[^\s(]*|[^\s(]+")
 _LEFT_OUT = 0.3  # how often a sentence marked `?` is left out
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from common.gguf_catalogue import NAME_OF_FILE
 from common.logs import get_logger
 from worker_node.gguf_header import GgufHeader, read_header
-from worker_node.practice import PRACTICE_TAG, write_practice_models
+from worker_node.practice import write_practice_models
+from worker_node.practice_text import PRACTICE_TAG
 
 log = get_logger(__name__)
 

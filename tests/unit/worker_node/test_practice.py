@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from worker_node.practice import FOLDER, PRACTICE_TAG, is_practice, write_practice_models
+from worker_node.practice import FOLDER, is_practice, write_practice_models
 from worker_node.practice_model import write_gguf
-from worker_node.practice_text import TEMPERAMENTS, Temperament, Walk, compile_text
+from worker_node.practice_text import PRACTICE_TAG, TEMPERAMENTS, Temperament, Walk, compile_text
 from worker_node.practice_tokenizer import BYTE_CHARACTERS, spelled, train_merges, vocabulary
 
 WRITER = (
