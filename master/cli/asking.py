@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from master.cli.addresses import load_settings
 from master.cli.client import MasterClient
 from master.cli.display import showing
 from master.cli.failure import CommandFailedError, ExitCode
 from master.cli.follow import Follower
 from master.cli.interrupts import Interrupts
-from master.cli.locate import Located, load_settings, locate
+from master.cli.locate import Located, locate
 from master.cli.programs import Child
 from master.cli.terminal import console, print_json, tell
 from master.cli.watch import Watch

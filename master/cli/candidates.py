@@ -13,8 +13,8 @@ def show(known: list[dict[str, Any]], as_json: bool) -> None:
     import asyncio
 
     from common.discovery import look
+    from master.cli.addresses import load_settings
     from master.cli.failure import CommandFailedError
-    from master.cli.locate import load_settings
     from master.cli.printable import printable
 
     if not load_settings().discovery:

@@ -102,8 +102,8 @@ def export_ca(config: ConfigOption = None, data_dir: DataDirOption = None) -> No
     """Print the certificate of this cluster's authority (PEM), for browsers and other PCs to trust."""
     from common.tls import fingerprint_of
     from master.authority import read_certificate
+    from master.cli.addresses import load_settings
     from master.cli.failure import CommandFailedError
-    from master.cli.locate import load_settings
     from master.cli.terminal import tell
 
     folder = load_settings(config, data_dir=data_dir).data_dir

@@ -39,7 +39,8 @@ def doctor(
 async def examine(url: str | None, key: str | None, config: Path | None) -> list[Finding]:
     """Every finding, in the order in which they explain each other."""
     from master.cli import checks
-    from master.cli.locate import default_url, probe
+    from master.cli.addresses import default_url
+    from master.cli.locate import probe
 
     found = [checks.python_version()]
     finding, master, node = checks.settings(config)
@@ -66,7 +67,8 @@ async def examine(url: str | None, key: str | None, config: Path | None) -> list
 
 
 async def _running_here(settings: Any) -> str | None:
-    from master.cli.locate import local_addresses, probe
+    from master.cli.addresses import local_addresses
+    from master.cli.locate import probe
 
     for address in local_addresses(settings):
         if (await probe(address) or {}).get("role") == "master":

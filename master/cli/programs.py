@@ -108,7 +108,8 @@ class Child:
 
         Raises `CommandFailedError` when it ends before, or the time is over.
         """
-        from master.cli.locate import probe, reachable
+        from master.cli.addresses import reachable
+        from master.cli.locate import probe
 
         url = reachable(str(self.ready["url"]))
         deadline = asyncio.get_running_loop().time() + within_s

@@ -33,7 +33,7 @@ def start_master(
     data_dir: DataDirOption = None,
 ) -> None:
     """Start the master alone, in the foreground; nodes are added with `council worker add`."""
-    from master.cli.locate import load_settings
+    from master.cli.addresses import load_settings
     from master.main import serve
 
     if config is not None:

@@ -24,7 +24,7 @@ def verify(url: str, data_dir: Path | None = None) -> ssl.SSLContext | bool:
     if not url.startswith(("https://", "wss://")):
         return False
     from master.authority import read_certificate
-    from master.cli.locate import load_settings
+    from master.cli.addresses import load_settings
 
     context = ssl.create_default_context()
     own = read_certificate(data_dir or load_settings().data_dir)

@@ -29,7 +29,7 @@ def up(
     import asyncio
 
     from common.settings import require_key_off_loopback
-    from master.cli.locate import load_settings
+    from master.cli.addresses import load_settings
 
     settings = load_settings(
         config, host=host, port=port, name=name, data_dir=data_dir, insecure_lan=insecure_lan or None
@@ -44,8 +44,8 @@ async def _up(settings: MasterSettings, config: Path | None, node_port: int | No
     import asyncio
     import signal
 
+    from master.cli.addresses import RUNNING_FILE
     from master.cli.interrupts import Interrupts
-    from master.cli.locate import RUNNING_FILE
     from master.cli.programs import Child
     from master.cli.terminal import tell
 
@@ -86,7 +86,7 @@ async def _run(child: object, browser: bool, settings: MasterSettings) -> int:
     """Serve until the child ends by itself; its exit code, never 0."""
     import socket
 
-    from master.cli.locate import reachable
+    from master.cli.addresses import reachable
     from master.cli.programs import Child
     from master.cli.terminal import tell
 
@@ -121,8 +121,9 @@ def _environment(node_port: int | None) -> dict[str, str | None]:
 
 async def _refuse_a_second(settings: MasterSettings) -> None:
     """Raise when the port or the data folder is taken, before anything is touched."""
+    from master.cli.addresses import default_url, read_running
     from master.cli.failure import CommandFailedError
-    from master.cli.locate import default_url, probe, read_running
+    from master.cli.locate import probe
     from master.cli.ports import listener_on
 
     hint = "open that page, stop that process, or give this one a place of its own: " + (

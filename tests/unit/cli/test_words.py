@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import BY_CODE, ModelUnavailableError, from_problem
+from master.cli.addresses import default_url, load_settings, read_running
 from master.cli.asking import exit_code
 from master.cli.checks import data_folder, unknown_environment
 from master.cli.configuration import MASK, masked, settings_of
 from master.cli.failure import UsageFailedError, from_council_error
-from master.cli.locate import default_url, load_settings, read_running
 from master.cli.main import COMMANDS, GROUPS, build
 from master.cli.printable import json_bytes, one_line, printable
 from master.cli.question import parse_agents, parse_options
