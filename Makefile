@@ -7,7 +7,7 @@ QUESTION ?= What makes a good answer, and how would you check one?
 ARTEFACTS ?= artefacts
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: run up test test-long lint bench bench-long docs lock clean browser
+.PHONY: run up test test-long lint bench bench-long peers docs lock clean browser
 .DEFAULT_GOAL := run
 
 run: $(VENV)/.installed ## a council answers a question here, on the embedded default
@@ -31,11 +31,19 @@ lint: $(VENV)/.installed-dev ## the checks that CI runs
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: $(VENV)/.installed-dev ## figures of docs/benchmarks.md, in minutes
-	$(BIN)/python -m tests.bench
+bench: $(VENV)/.installed-dev peers ## figures of docs/benchmarks.md, in minutes
+	$(BIN)/python -m tests.bench $(BENCH_ARGS)
 
-bench-long: $(VENV)/.installed-dev
-	$(BIN)/python -m tests.bench --long
+bench-long: $(VENV)/.installed-dev peers
+	$(BIN)/python -m tests.bench --long $(BENCH_ARGS)
+
+# The LiteLLM proxy, a peer in the benches, has a virtual environment of its own: it wants other versions than
+# we do. Without it the benches run, and leave its rows out.
+peers:
+	@test -e .venv-peers/.installed -a .venv-peers/.installed -nt configs/lock/peers.txt || { \
+	$(or $(PYTHON),python3) -m venv .venv-peers && \
+	.venv-peers/bin/pip install -q --require-hashes -r configs/lock/peers.txt && \
+	touch .venv-peers/.installed; } || echo "LiteLLM is not installed; its rows are left out (make peers)"
 
 docs: $(VENV)/.installed-dev ## the generated pages of docs/ and configs/.env.sample
 	$(BIN)/python -m tests.docs
@@ -47,6 +55,7 @@ lock: $(VENV)/.installed-dev
 	$(BIN)/pip install -q uv
 	$(LOCK) configs/lock/build.in -o configs/lock/build.txt
 	$(LOCK) pyproject.toml -o configs/lock/run.txt
+	$(LOCK) configs/lock/peers.in -o configs/lock/peers.txt
 	$(LOCK) --extra dev pyproject.toml configs/lock/build.in -o configs/lock/dev.txt
 
 $(VENV)/bin/python:
@@ -71,4 +80,4 @@ browser:
 	echo "Chromium is missing: the page's tests are skipped (apt-get install chromium)"
 
 clean:
-	rm -rf $(VENV) $(ARTEFACTS) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*
+	rm -rf $(VENV) .venv-peers $(ARTEFACTS) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*

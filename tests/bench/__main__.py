@@ -10,8 +10,6 @@ import asyncio
 import json
 import os
 import platform
-import shutil
-import subprocess
 import sys
 import time
 import traceback
@@ -21,7 +19,7 @@ from typing import Any
 
 import psutil
 
-from tests.bench import calls, chunks, council, idle, scheduling, sockets
+from tests.bench import calls, chunks, council, idle, peers, scheduling, sockets
 from tests.bench.figures import Figure, Scale, table
 
 BENCHES: dict[str, Callable[[Scale], Coroutine[Any, Any, list[Figure]]]] = {
@@ -40,7 +38,7 @@ def main() -> int:
     parser.add_argument("--only", choices=BENCHES, action="append", help="this bench alone; may be repeated")
     parser.add_argument("--json", type=Path, help="write the figures there as well")
     flags = parser.parse_args()
-    _have_haproxy()
+    _have_peers()
     began = time.monotonic()
     found: dict[str, list[Figure]] = {}
     failed: list[str] = []
@@ -80,26 +78,13 @@ def _in_words(machine: dict[str, Any]) -> str:
     )
 
 
-def _have_haproxy() -> None:
-    """Install the peer where that is possible; without it its rows are left out."""
-    if shutil.which("haproxy"):
-        return
-    apt_get = shutil.which("apt-get")
-    if apt_get and hasattr(os, "geteuid") and os.geteuid() == 0:
-        _say("installing haproxy, the peer in the table …")
-        install = [apt_get, "install", "-y", "-q", "--no-install-recommends", "haproxy"]
-        for command in ([apt_get, "update", "-q"], install):
-            subprocess.run(
-                command,
-                check=False,
-                env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                timeout=120,
-            )
-    if not shutil.which("haproxy"):
-        _say("haproxy is missing: its rows are left out (apt-get install haproxy)")
+def _have_peers() -> None:
+    """Install a peer where that is possible; without it its rows are left out."""
+    if "HAProxy" in peers.missing():
+        _say("installing haproxy, a peer in the table …")
+        peers.install_haproxy()
+    for name, command in peers.missing().items():
+        _say(f"{name} is not installed: its rows are left out ({command})")
 
 
 def _say(text: str) -> None:

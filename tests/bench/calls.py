@@ -9,9 +9,10 @@ import asyncio
 import json
 import time
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 
 from tests.bench.figures import Figure, Scale, median, of_rounds
-from tests.bench.rig import Rig, Route, rig
+from tests.bench.rig import OURS, Rig, Route, rig
 
 MODEL = {"name": "short", "reply": {"tokens": ["yes"]}}
 IN_FLIGHT = 8
@@ -29,11 +30,11 @@ async def run(scale: Scale) -> list[Figure]:
             await _parallel(found, route, _WARM_UP)
         for number in range(scale.rounds):
             for route in found.routes[number % 2 :] + found.routes[: number % 2]:
-                used = route.cpu_s()
-                times = [await _call(found, route) for _ in range(scale.calls)]
+                used, calls = route.cpu_s(), round(scale.calls * route.effort)
+                times = [await _call(found, route) for _ in range(calls)]
                 latency_ms[route.name].append(median(times) * 1000)
-                cpu_ms[route.name].append((route.cpu_s() - used) * 1000 / scale.calls)
-                used, began, calls = route.cpu_s(), time.perf_counter(), scale.calls * 2
+                cpu_ms[route.name].append((route.cpu_s() - used) * 1000 / calls)
+                used, began, calls = route.cpu_s(), time.perf_counter(), calls * 2
                 await _parallel(found, route, calls)
                 rate[route.name].append(calls / (time.perf_counter() - began))
                 busy_cpu_ms[route.name].append((route.cpu_s() - used) * 1000 / calls)
@@ -55,25 +56,28 @@ def _figures(
     }
     made = [of_rounds("call, direct to the engine: p50", direct, "ms")]
     for name in names[1:]:
-        peer = None if name == "HAProxy" else ("HAProxy", added.get("HAProxy", ()))
-        target = 2.0 if name == "master + node" else None
-        made.append(of_rounds(f"call, {name}: added p50", added[name], "ms", peers=peer, target=target))
+        made.append(_beside_peers(f"call, {name}: added p50", name, added, target=2.0))
     for what, spent in (("1 in flight", cpu_ms), (f"{IN_FLIGHT} in flight", busy_cpu_ms)):
         for name in names[1:]:
-            peer = None if name == "HAProxy" else ("HAProxy", spent.get("HAProxy", ()))
-            target = 1.0 if name == "master + node" else None
-            made.append(of_rounds(f"call, {name}: CPU, {what}", spent[name], "ms", peers=peer, target=target))
+            made.append(_beside_peers(f"call, {name}: CPU, {what}", name, spent, target=1.0))
     for name in names:
         peer = None if name == "direct" else ("direct", rate["direct"])
         made.append(of_rounds(f"calls/s at {IN_FLIGHT} in flight, {name}", rate[name], "/s", peers=peer))
     return made
 
 
+def _beside_peers(what: str, name: str, values: Mapping[str, Sequence[float]], *, target: float) -> Figure:
+    """The target is the master's; beside it stands LiteLLM, which knows models as the master does."""
+    peer = {"node": "HAProxy", OURS: "LiteLLM" if "LiteLLM" in values else "HAProxy"}.get(name)
+    beside = (peer, values[peer]) if peer is not None and peer in values else None
+    return of_rounds(what, values[name], "ms", peers=beside, target=target if name == OURS else None)
+
+
 async def _call(found: Rig, route: Route) -> float:
     """Seconds from the request to the whole answer."""
     body = json.dumps(route.body("short", "Yes or no?", stream=False))
     began = time.perf_counter()
-    async with found.client.post(route.url, data=body, headers=_HEADERS) as response:
+    async with found.client.post(route.url, data=body, headers={**_HEADERS, **route.headers}) as response:
         answer = await response.read()
     ended = time.perf_counter()
     if response.status != 200 or b"yes" not in answer:

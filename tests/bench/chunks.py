@@ -16,7 +16,7 @@ from typing import Any
 from tests.bench.figures import Figure, Scale, median, of_rounds
 from tests.bench.rig import Rig, Route, rig
 
-WORD = "word "
+WORDS = ("word ", "bird ")  # two, of one length: LiteLLM ends a stream that says the same 100 times
 TOKEN_MS = {1: 2.0, 40: 40.0}
 _HEADERS = {"content-type": "application/json"}
 TARGET_MS = 0.2
@@ -26,7 +26,11 @@ async def run(scale: Scale) -> list[Figure]:
     made: list[Figure] = []
     tokens = {streams: max(10, int(scale.stream_s * 1000 / ms)) for streams, ms in TOKEN_MS.items()}
     models = [
-        {"name": f"s{streams}", "token_ms": ms, "reply": {"tokens": [WORD] * tokens[streams]}}
+        {
+            "name": f"s{streams}",
+            "token_ms": ms,
+            "reply": {"tokens": [WORDS[index % 2] for index in range(tokens[streams])]},
+        }
         for streams, ms in TOKEN_MS.items()
     ]
     async with rig(models, peer=True) as found:
@@ -85,7 +89,7 @@ async def _measure(found: Rig, route: Route, streams: int, tokens: int) -> tuple
 async def _stream(found: Rig, route: Route, model: str, text: str, reads: list[tuple[float, bytes]]) -> None:
     """Keep what each read brought with its time; it is parsed when the clock has stopped."""
     body = json.dumps(route.body(model, text, stream=True))
-    async with found.client.post(route.url, data=body, headers=_HEADERS) as response:
+    async with found.client.post(route.url, data=body, headers={**_HEADERS, **route.headers}) as response:
         async for data in response.content.iter_any():
             reads.append((time.monotonic(), data))
     if response.status != 200:
@@ -104,7 +108,7 @@ def _arrivals(reads: list[tuple[float, bytes]]) -> list[float]:
     for at, data in reads:
         *lines, pending = (pending + data).split(b"\n")
         for line in lines:
-            made += [at] * (len(_text(line.removeprefix(b"data: "))) // len(WORD))
+            made += [at] * (len(_text(line.removeprefix(b"data: "))) // len(WORDS[0]))
     return made
 
 

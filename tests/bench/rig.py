@@ -1,12 +1,9 @@
-"""What is measured, as real processes on loopback: stand-in engine, node, master, and HAProxy as the peer."""
+"""What is measured, as real processes on loopback: stand-in engine, node, master, and peers beside them."""
 
 from __future__ import annotations
 
 import asyncio
-import shutil
-import socket
 import tempfile
-import time
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -17,29 +14,13 @@ import aiohttp
 import psutil
 
 from tests import processes
+from tests.bench import peers
 from tests.standin.process import StandInProcess
 
 SLOTS = 64
 CONTEXT = 8192
+OURS = "master + node"
 _READY_S = 20.0
-_HAPROXY = """
-global
-    nbthread 1
-    maxconn 1000
-defaults
-    mode http
-    option http-no-delay
-    http-reuse always
-    timeout connect 5s
-    timeout client 120s
-    timeout server 120s
-frontend calls
-    bind 127.0.0.1:{port}
-    default_backend engine
-backend engine
-    balance leastconn
-    server one {address} maxconn {slots}
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +31,12 @@ class Route:
     url: str
     dialect: str
     pids: tuple[int, ...] = ()
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def effort(self) -> float:
+        """The part of the calls that is enough for it: LiteLLM would take most of the bench's time."""
+        return 0.1 if self.name == "LiteLLM" else 1.0
 
     def body(self, model: str, text: str, *, stream: bool) -> dict[str, Any]:
         """The same call in the words of this end. The load-time option is what the node sends, or the engine
@@ -108,15 +95,29 @@ async def rig(
         client = await stack.enter_async_context(session())
         found = Rig(engine, node, master, client)
         found.routes.append(Route("direct", f"{engine.base_url}/api/chat", "ollama"))
-        if peer and shutil.which("haproxy"):
-            url, pid = await stack.enter_async_context(_haproxy(folder, engine.base_url))
-            found.routes.append(Route("HAProxy", f"{url}/api/chat", "ollama", (pid,)))
+        if peer:
+            names = [str(model["name"]) for model in resident]
+            for one in await _peers(stack, folder, engine.base_url, names):
+                found.routes.append(Route(one.name, one.url, one.dialect, (one.pid,), one.headers))
         found.routes.append(Route("node", f"{node.url}/api/generate", "node", (node.pid,)))
         found.routes.append(
-            Route("master + node", f"{master.url}/v1/chat/completions", "openai", (master.pid, node.pid))
+            Route(OURS, f"{master.url}/v1/chat/completions", "openai", (master.pid, node.pid))
         )
         await _until_models_known(found, len(resident))
         yield found
+
+
+async def _peers(stack: AsyncExitStack, folder: Path, engine: str, models: list[str]) -> list[peers.Peer]:
+    """Those that are installed, before one engine."""
+    absent = peers.missing()
+    found: list[peers.Peer] = []
+    if "HAProxy" not in absent:
+        found.append(await stack.enter_async_context(peers.haproxy(folder, [engine], SLOTS)))
+    if "LiteLLM" not in absent:
+        found.append(
+            await stack.enter_async_context(peers.litellm(folder, [engine], models, context=CONTEXT))
+        )
+    return found
 
 
 def session() -> aiohttp.ClientSession:
@@ -135,38 +136,3 @@ async def _until_models_known(found: Rig, count: int) -> None:
                 if len((await response.json()).get("models", ())) >= count:
                     return
             await asyncio.sleep(0.05)
-
-
-@asynccontextmanager
-async def _haproxy(folder: Path, engine_url: str) -> AsyncIterator[tuple[str, int]]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    config = folder / "haproxy.cfg"
-    text = _HAPROXY.format(port=port, address=engine_url.removeprefix("http://"), slots=SLOTS)
-    await asyncio.to_thread(config.write_text, text, encoding="utf-8")
-    process = await asyncio.create_subprocess_exec(
-        "haproxy", "-db", "-q", "-f", str(config), stdin=asyncio.subprocess.DEVNULL
-    )
-    try:
-        await _until_listening(port, process)
-        yield f"http://127.0.0.1:{port}", process.pid
-    finally:
-        if process.returncode is None:
-            process.terminate()
-        await process.wait()
-
-
-async def _until_listening(port: int, process: asyncio.subprocess.Process) -> None:
-    ends = time.monotonic() + _READY_S
-    while True:
-        try:
-            _, writer = await asyncio.open_connection("127.0.0.1", port)
-        except OSError:
-            if process.returncode is not None or time.monotonic() > ends:
-                raise
-            await asyncio.sleep(0.05)
-            continue
-        writer.close()
-        await writer.wait_closed()
-        return
