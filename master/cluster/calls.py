@@ -34,7 +34,10 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A call that ended well: its whole text, the engine's counts, and where the time went."""
+    """A call that ended well: its whole text, the engine's counts, and where the time went.
+
+    `model` is the name that the engine was asked by; `practice`: its text has no meaning.
+    """
 
     node: str
     text: str
@@ -42,6 +45,8 @@ class Answer:
     done_reason: str
     token_usage: TokenUsage
     latency: CallLatency
+    model: str = ""
+    practice: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -368,6 +368,7 @@ class Dispatcher:
             self._know(node)
         CALLS.labels(model=call.model, outcome="done").inc()
         self.lanes.release(call.call_id, time.monotonic(), sample(done))
+        known = node.model(assignment.model)
         return Answer(
             node.name,
             "".join(attempt.answer),
@@ -375,6 +376,8 @@ class Dispatcher:
             done.done_reason,
             done.token_usage,
             attempt.latency(done),
+            assignment.model,
+            known is not None and known.practice,
         )
 
     async def _evict(self, node: Node, model: str, engine: str) -> None:
