@@ -9,6 +9,9 @@ import { applyEvent, blankView, isEnded, mergeSession, newView } from "./session
 /** @typedef {import("./wire.js").CouncilEvent} CouncilEvent */
 /** @typedef {import("./wire.js").CouncilSession} CouncilSession */
 
+/** Answers to questions just asked: they need not be fetched. @type {Map<string, CouncilSession>} */
+export const justAsked = new Map();
+
 /** What these events change is told only by the session itself, so it is fetched again. */
 const FETCH_AFTER = new Set([
   "stage.completed", "ballot.accepted", "session.completed", "session.failed", "session.cancelled",

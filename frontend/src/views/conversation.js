@@ -5,8 +5,8 @@ import { chatModels } from "../cluster-store.js";
 import { html } from "../html.js";
 import { sessionLink } from "../router.js";
 import { draft, fitSeats } from "../seats.js";
-import { QuestionForm } from "./ask.js";
 import { Icon } from "./icons.js";
+import { QuestionForm } from "./question-form.js";
 
 /** @typedef {import("../wire.js").CouncilSession} CouncilSession */
 

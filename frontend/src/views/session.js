@@ -6,7 +6,7 @@ import { html } from "../html.js";
 import { announce, toast } from "../notices.js";
 import { go } from "../router.js";
 import { isEnded } from "../session-state.js";
-import { SessionStore } from "../session-store.js";
+import { justAsked, SessionStore } from "../session-store.js";
 import { Figures } from "./figures.js";
 import { FollowUp, EarlierTurns } from "./conversation.js";
 import { Opinions } from "./opinions.js";
@@ -14,9 +14,6 @@ import { Banner, ProblemBanner } from "./parts.js";
 import { Notes, Result } from "./result.js";
 import { Review } from "./review.js";
 import { SessionHead } from "./session-head.js";
-
-/** Answers to questions just asked: they need not be fetched. @type {Map<string, import("../wire.js").CouncilSession>} */
-export const justAsked = new Map();
 
 const SPOKEN = /** @type {Record<string, string>} */ ({
   queued: "The question waits for its turn.",
