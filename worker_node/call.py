@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from common.errors import (
     CancelledCallError,
@@ -32,10 +32,9 @@ from common.protocol import (
     Started,
 )
 from common.usage import CallLatency
+from worker_node.engine_lane import EngineLane
 from worker_node.engines.base import Finished, Text
-
-if TYPE_CHECKING:
-    from worker_node.service import EngineLane, NodeService
+from worker_node.metrics import NodeMetrics
 
 log = get_logger(__name__)
 
@@ -51,6 +50,16 @@ class CallLimits:
     load_timeout_s: float = 300.0
 
 
+class CallHost(Protocol):
+    """Who runs calls: it is told of each that begins and ends, and counts them."""
+
+    metrics: NodeMetrics
+
+    def enter(self, call: Call) -> None: ...
+
+    def leave(self, call: Call) -> None: ...
+
+
 class Call:
     """A checked call, ready to run once: await `run` or `response`.
 
@@ -59,7 +68,7 @@ class Call:
 
     def __init__(
         self,
-        service: NodeService,
+        host: CallHost,
         lane: EngineLane,
         model: ModelInfo,
         request: GenerateRequest,
@@ -69,7 +78,7 @@ class Call:
     ) -> None:
         self.request = request
         self.phase: Phase = "queue"
-        self._service = service
+        self._host = host
         self._lane = lane
         self.model = model
         self._limits = limits
@@ -106,7 +115,7 @@ class Call:
         the call took its place. Cancelling the task cancels the call in the engine.
         """
         self._task = asyncio.current_task()
-        self._service.enter(self)
+        self._host.enter(self)
         outcome = InternalError.code
         self._clock_offset = asyncio.get_running_loop().time() - time.monotonic()
         limit = asyncio.timeout_at(self._phase_end(self._limits.queue_timeout_s))
@@ -134,9 +143,9 @@ class Call:
             outcome = self._abort.code
             raise self._abort from None
         finally:
-            self._service.leave(self)
+            self._host.leave(self)
             if outcome != "ok":
-                self._service.metrics.ended(self.request.engine, self.model.name, outcome)
+                self._host.metrics.ended(self.request.engine, self.model.name, outcome)
                 log.info("call ended", model=self.model.name, outcome=outcome, phase=self.phase)
 
     async def _run(self, emit: Emit, limit: asyncio.Timeout) -> Done:
@@ -232,7 +241,7 @@ class Call:
         return GenerationTimeoutError(f"{name} had not ended after {waited_s:.1f} s", model=name)
 
     def _record(self, done: Done) -> None:
-        self._service.metrics.done(self.request.engine, self.model.name, done)
+        self._host.metrics.done(self.request.engine, self.model.name, done)
         # Not at level info: this line alone took a tenth of the node's work for a short call.
         log.debug(
             "call done",
