@@ -7,7 +7,7 @@ QUESTION ?= What makes a good answer, and how would you check one?
 ARTEFACTS ?= artefacts
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: run up test test-long lint bench bench-long peers docs lock clean browser
+.PHONY: run up test test-long lint bench bench-long peers docs lock clean browser postgres
 .DEFAULT_GOAL := run
 
 run: $(VENV)/.installed ## a council answers a question here, on the embedded default
@@ -16,14 +16,14 @@ run: $(VENV)/.installed ## a council answers a question here, on the embedded de
 up: $(VENV)/.installed ## master, local node and page, until Ctrl-C
 	$(BIN)/council up
 
-test: $(VENV)/.installed-dev browser ## every test but the long ones, with coverage
+test: $(VENV)/.installed-dev browser postgres ## every test but the long ones, with coverage
 	rm -f .coverage .coverage.*
 	COUNCIL_TEST_ARTEFACTS=$(abspath $(ARTEFACTS)) $(BIN)/pytest -n 3 --dist worksteal -m "not long" \
 		--cov --cov-report= $(PYTEST_ARGS)
 	$(BIN)/coverage combine -q 2>/dev/null || true
 	$(BIN)/coverage report --fail-under=90
 
-test-long: $(VENV)/.installed-dev browser ## what takes minutes
+test-long: $(VENV)/.installed-dev browser postgres ## what takes minutes
 	$(BIN)/pytest -m long $(PYTEST_ARGS)
 
 lint: $(VENV)/.installed-dev ## the checks that CI runs
@@ -78,6 +78,13 @@ browser:
 	{ test "$$(id -u)" = 0 && command -v apt-get >/dev/null 2>&1 && apt-get update -q && \
 	  DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends chromium; } || \
 	echo "Chromium is missing: the page's tests are skipped (apt-get install chromium)"
+
+# Tests of the database run on SQLite and on a real PostgreSQL server of their own.
+postgres:
+	@command -v initdb >/dev/null 2>&1 || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || \
+	{ test "$$(id -u)" = 0 && command -v apt-get >/dev/null 2>&1 && apt-get update -q && \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends postgresql; } || \
+	echo "PostgreSQL is missing: its tests are skipped (apt-get install postgresql)"
 
 clean:
 	rm -rf $(VENV) .venv-peers $(ARTEFACTS) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*

@@ -72,12 +72,16 @@ def url_of(listener: socket.socket, host: str, scheme: str = "http") -> str:
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
-def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """The faster loop where there is one; Windows has asyncio's own."""
+def loop_factory(*, by_select: bool = False) -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """The faster loop where there is one; Windows has asyncio's own.
+
+    `by_select`: on Windows the one that waits by `select` and starts no processes, without which the driver
+    of PostgreSQL does not work there.
+    """
     try:
         import uvloop
     except ImportError:
-        return None
+        return asyncio.SelectorEventLoop if by_select and sys.platform == "win32" else None
     return uvloop.new_event_loop
 
 

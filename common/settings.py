@@ -375,6 +375,11 @@ class MasterSettings(_Program):
         return self.tls_cert, self.tls_key
 
     @property
+    def on_server(self) -> bool:
+        """Whether the rows are in PostgreSQL, which other masters may use as well."""
+        return (self.database_url or "").startswith("postgres")
+
+    @property
     def sqlalchemy_url(self) -> str:
         return self.database_url or f"sqlite+aiosqlite:///{self.data_dir / 'council.db'}"
 

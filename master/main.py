@@ -18,7 +18,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from common import logs
-from common.errors import ConflictError, CouncilError
+from common.errors import ConflictError, CouncilError, SettingsError
 from common.http_server import BoundedHttp
 from common.program import Ready, listen, loop_factory, url_of, when_the_parent_is_gone
 from common.security import is_loopback
@@ -75,7 +75,7 @@ def serve(
         logs.get_logger(__name__).warning("everybody on this network can use this master: --insecure-lan")
     listener = listen(settings.host, settings.port, port_variable="COUNCIL_PORT")
     with listener:
-        with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        with asyncio.Runner(loop_factory=loop_factory(by_select=settings.on_server)) as runner:
             return runner.run(_serve(settings, listener, port_file, exit_with_parent, local_node))
 
 
@@ -183,6 +183,11 @@ class _Server(uvicorn.Server):
 
 
 def _local_node(settings: MasterSettings, services: Services) -> contextlib.AbstractAsyncContextManager[None]:
+    if sys.platform == "win32" and settings.on_server:
+        raise SettingsError(
+            "on Windows a master on PostgreSQL cannot start a node; start it in a window of its own with "
+            "`council node start`, and this with `council master start`"
+        )
     of_node = NodeSettings.load("node")
     name = of_node.name or "local"
 

@@ -7,21 +7,50 @@ import contextlib
 import os
 import shutil
 import sys
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import event
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, IntegrityError, NoSuchModuleError, SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.exc import (
+    ArgumentError,
+    DBAPIError,
+    IntegrityError,
+    NoSuchModuleError,
+    OperationalError,
+    SQLAlchemyError,
+)
+from sqlalchemy.ext.asyncio import (
+    AsyncConnection,
+    AsyncEngine,
+    AsyncSession,
+    async_sessionmaker,
+    create_async_engine,
+)
 
-from common.errors import SettingsError, StorageFullError
+from common.errors import SettingsError, StorageBusyError, StorageFullError
 from master.state.storage_errors import translate
 
 _BUSY_TIMEOUT_MS = 5000
+# A server that restarts is back in a few seconds: until then nobody is told that it failed.
+_RECONNECT_S = 10.0
+_RECONNECT_PAUSE_S = 0.2
+_SERVER = {
+    "application_name": "lan-council",
+    "connect_timeout": 5,
+    # A server whose machine or network went away without a word is noticed within ten seconds.
+    "keepalives": 1,
+    "keepalives_idle": 4,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,  # ms; libpq ignores it where the system has none
+    "options": "-c lock_timeout=5s -c statement_timeout=30s -c idle_in_transaction_session_timeout=60s",
+}
 _LEAST_FREE_BYTES = 4 * 1024 * 1024
+T = TypeVar("T")
 _DRIVERS = {
     "sqlite": "sqlite+aiosqlite",
     "postgresql": "postgresql+psycopg",
@@ -54,7 +83,12 @@ def database_file(url: URL) -> Path | None:
 def open_engine(url: URL) -> AsyncEngine:
     """An engine whose every connection is set up for us. Nothing is connected yet. Raises `SettingsError`."""
     try:
-        engine = create_async_engine(url, pool_pre_ping=not is_sqlite(url))
+        if is_sqlite(url):
+            engine = create_async_engine(url)
+        else:
+            engine = create_async_engine(
+                url, pool_pre_ping=True, pool_timeout=_RECONNECT_S, connect_args=server_options(url)
+            )
     except ModuleNotFoundError as error:
         raise SettingsError(
             f"this kind of database needs the Python package {error.name}; install it with "
@@ -66,6 +100,13 @@ def open_engine(url: URL) -> AsyncEngine:
         event.listen(engine.sync_engine, "connect", _set_up_sqlite)
         event.listen(engine.sync_engine, "begin", _begin_for_writing)
     return engine
+
+
+def server_options(url: URL) -> dict[str, Any]:
+    """How to connect to a server: our timeouts, unless the address says otherwise."""
+    if url.get_driver_name() != "psycopg":
+        return {}
+    return {name: value for name, value in _SERVER.items() if name not in url.query}
 
 
 def _set_up_sqlite(connection: Any, _record: object) -> None:
@@ -141,6 +182,7 @@ class Transactions:
     """
 
     def __init__(self, engine: AsyncEngine) -> None:
+        self._server = None if engine.dialect.name == "sqlite" else engine
         self._writers = async_sessionmaker(engine, expire_on_commit=False)
         self._readers = async_sessionmaker(
             engine.execution_options(reading=True), expire_on_commit=False, autoflush=False
@@ -152,7 +194,7 @@ class Transactions:
     @asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncSession]:
         try:
-            async with self._turn or contextlib.nullcontext(), self._writers.begin() as session:
+            async with self._turn or contextlib.nullcontext(), self._begun(self._writers) as session:
                 yield session
         except IntegrityError:
             raise
@@ -162,7 +204,45 @@ class Transactions:
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncSession]:
         try:
-            async with self._readers.begin() as session:
+            async with self._begun(self._readers) as session:
                 yield session
         except (SQLAlchemyError, OSError) as error:
             raise translate(error) from error
+
+    async def repeat(self, work: Callable[[AsyncSession], Awaitable[T]]) -> T:
+        """Run `work` in a transaction that writes; once more where its connection broke.
+
+        Only for what may be done twice: a commit whose answer was lost has happened.
+        """
+        try:
+            async with self.write() as db:
+                return await work(db)
+        except StorageBusyError as error:
+            cause = error.__cause__
+            if not isinstance(cause, DBAPIError) or not cause.connection_invalidated:
+                raise
+        async with self.write() as db:
+            return await work(db)
+
+    @asynccontextmanager
+    async def _begun(self, sessions: async_sessionmaker[AsyncSession]) -> AsyncIterator[AsyncSession]:
+        if self._server is None:
+            async with sessions.begin() as session:
+                yield session
+            return
+        async with contextlib.AsyncExitStack() as stack:
+            bind = await self._connected(self._server, stack)
+            session = await stack.enter_async_context(sessions(bind=bind))
+            async with session.begin():
+                yield session
+
+    async def _connected(self, server: AsyncEngine, stack: contextlib.AsyncExitStack) -> AsyncConnection:
+        """A connection that works, waited for while the server restarts: nothing was begun yet."""
+        deadline = time.monotonic() + _RECONNECT_S
+        while True:
+            try:
+                return await stack.enter_async_context(server.connect())
+            except (OperationalError, OSError):
+                if time.monotonic() >= deadline:
+                    raise
+            await asyncio.sleep(_RECONNECT_PAUSE_S)

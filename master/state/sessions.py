@@ -214,11 +214,14 @@ class SessionRepository:
         if only_running:
             change = change.where(_attempts.c.outcome == Outcome.RUNNING.value)
         fresh = insert(_attempts)
+
+        async def put(db: AsyncSession) -> None:
+            connection = await db.connection()
+            if (await connection.execute(change, values)).rowcount == 0:
+                await connection.execute(fresh, {**key, **values})
+
         try:
-            async with self._db.write() as db:
-                connection = await db.connection()
-                if (await connection.execute(change, values)).rowcount == 0:
-                    await connection.execute(fresh, {**key, **values})
+            await self._db.repeat(put)
         except IntegrityError as error:
             if await self._exists(session_id):
                 raise ConflictError(f"this attempt of {record.agent_id} has ended already") from error
@@ -238,11 +241,13 @@ class SessionRepository:
         await self._update(session_id, {"seq_head": up_to})
 
     async def _update(self, session_id: str, values: dict[str, Any]) -> None:
-        async with self._db.write() as db:
+        async def change(db: AsyncSession) -> None:
             connection = await db.connection()
-            change = update(_sessions).where(_sessions.c.id == session_id)
-            if (await connection.execute(change, values)).rowcount == 0:
+            wanted = update(_sessions).where(_sessions.c.id == session_id)
+            if (await connection.execute(wanted, values)).rowcount == 0:
                 raise _no_session(session_id)
+
+        await self._db.repeat(change)
 
     async def _exists(self, session_id: str) -> bool:
         async with self._db.read() as db:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from typing import Any
 
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from common.errors import (
@@ -34,11 +34,20 @@ def translate(error: Exception) -> CouncilError:
     state = getattr(original, "sqlstate", None)
     if isinstance(state, str):
         return _of_postgres(state, original)
-    if isinstance(original, OSError) or (isinstance(error, DBAPIError) and error.connection_invalidated):
+    # A connection that was refused has no code: the driver gives its reason alone.
+    unreachable = isinstance(error, OperationalError) or (
+        isinstance(error, DBAPIError) and error.connection_invalidated
+    )
+    if isinstance(original, OSError) or unreachable:
         return StorageBusyError(
-            f"the database does not answer ({original}); see that it runs", retry_after_s=_RETRY_AFTER_S
+            f"the database does not answer ({_one_line(original)}); see that it runs and lets us in",
+            retry_after_s=_RETRY_AFTER_S,
         )
     return InternalError(f"the database failed: {original}")
+
+
+def _one_line(error: object) -> str:
+    return "; ".join(line.strip() for line in str(error).splitlines() if line.strip())
 
 
 def _of_sqlite(error: sqlite3.Error) -> CouncilError:

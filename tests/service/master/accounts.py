@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+
+import psycopg
+from psycopg.rows import dict_row
 
 from master.cluster import canary
 from tests.service.master.rig import CHAIRMAN
@@ -14,9 +18,14 @@ from tests.standin.journal import CallRecord
 Attempt = dict[str, Any]
 
 
-def rows(data_dir: Path, query: str = "SELECT * FROM attempts") -> list[dict[str, Any]]:
-    """What is committed, read beside the master or after its death."""
-    file = data_dir / "council.db"
+def rows(where: Path | str, query: str = "SELECT * FROM attempts") -> list[dict[str, Any]]:
+    """What is committed in a data folder or at the address of a PostgreSQL database, read beside the master
+    or after its death.
+    """
+    if isinstance(where, str):
+        with closing(psycopg.connect(where, row_factory=dict_row, autocommit=True)) as server:
+            return server.execute(cast("Any", query)).fetchall()
+    file = where / "council.db"
     if not file.exists():
         return []
     connection = sqlite3.connect(f"file:{file}?mode=ro", uri=True, timeout=10.0)

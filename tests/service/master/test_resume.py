@@ -16,6 +16,7 @@ import pytest
 import pytest_asyncio
 
 from tests import processes
+from tests.conftest import BACKENDS, Backend
 from tests.service.master.accounts import calls_of, is_canary, place_of, rows
 from tests.service.master.lives import KILLED, Life, Nursery, ask, nursery
 from tests.service.master.rig import CHAIRMAN, MODELS, SEATS, model
@@ -68,8 +69,12 @@ class Place:
         self.standin.add_faults(Fault("cut", model="m2", after_tokens=2, has_format=False))
         return self.folder / f"master-{self.sessions}"
 
-    async def start(self, data_dir: Path, kill: tuple[int, str] | None = None) -> Life:
-        return await self.lives.start(data_dir, self.nodes, kill=kill)
+    async def start(
+        self, data_dir: Path, kill: tuple[int, str] | None = None, url: str | None = None
+    ) -> Life:
+        """A life in that folder, with its rows there or in the database at `url`."""
+        env = {"COUNCIL_DATABASE_URL": url} if url else {}
+        return await self.lives.start(data_dir, self.nodes, kill=kill, env=env)
 
     async def quiet(self) -> None:
         """Until the node has let go of the calls of a dead master."""
@@ -106,23 +111,24 @@ async def test_an_undisturbed_session_commits_what_the_boundaries_are_made_of(pl
     assert calls_of(rows(data_dir), "restarted") == {("opinions", "m2"): 1}
 
 
-async def _dies_and_resumes(place: Place, boundary: tuple[int, str]) -> None:
+async def _dies_and_resumes(place: Place, boundary: tuple[int, str], url: str | None = None) -> None:
     data_dir = place.fresh()
-    life = await place.start(data_dir, boundary)
+    where = url or data_dir
+    life = await place.start(data_dir, boundary, url)
     assert await ask(life.url, QUESTION, key="k") is None
     assert (await place.lives.ended()).exit_code == KILLED
     assert len(life.commits) >= boundary[0]
     await place.quiet()
-    committed = rows(data_dir)
-    stored = [row["id"] for row in rows(data_dir, "SELECT id FROM sessions")] if committed else []
+    committed = rows(where)
+    stored = [row["id"] for row in rows(where, "SELECT id FROM sessions")] if committed else []
     before = len(place.calls())
 
-    life = await place.start(data_dir)
+    life = await place.start(data_dir, url=url)
     session = await ask(life.url, QUESTION, key="k")  # the key attaches to the session that was there
     assert session is not None
     _is_whole(session)
     assert not stored or stored == [session["id"]]
-    attempts = rows(data_dir)
+    attempts = rows(where)
     _lost_nothing(committed, attempts)
     decided = ("done", "failed", "restarted")
     again = Counter(place_of(one) for one in place.calls()[before:] if one.outcome != "cancelled")
@@ -188,12 +194,21 @@ async def test_a_master_killed_at_a_commit_ends_its_session_whole(
     await _dies_and_resumes(place, boundary)
 
 
+@pytest.mark.parametrize("boundary", SOME[2::4], ids=lambda one: f"{one[1]}-{one[0]}")
+async def test_a_master_on_a_server_killed_at_a_commit_ends_its_session_whole(
+    place: Place, boundary: tuple[int, str], postgres_url: str
+) -> None:
+    await _dies_and_resumes(place, boundary, postgres_url)
+
+
 @pytest.mark.long
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("boundary", BOUNDARIES, ids=lambda one: f"{one[1]}-{one[0]}")
 async def test_a_master_killed_at_any_commit_ends_its_session_whole(
-    place: Place, boundary: tuple[int, str]
+    place: Place, boundary: tuple[int, str], backend: Backend, request: pytest.FixtureRequest
 ) -> None:
-    await _dies_and_resumes(place, boundary)
+    url = request.getfixturevalue("postgres_url") if backend == "postgresql" else None
+    await _dies_and_resumes(place, boundary, url)
 
 
 async def test_masters_that_die_again_and_again_while_they_resume_lose_and_repeat_nothing(

@@ -1,4 +1,4 @@
-"""What a test needs a process of its own for: `python -m tests.unit.state.child MODE FOLDER`.
+"""What a test needs a process of its own for: `python -m tests.unit.state.child MODE FOLDER [ADDRESS]`.
 
 Each line on standard output is one event, flushed at once.
 """
@@ -24,7 +24,8 @@ def say(*words: object) -> None:
 
 
 async def open_in(folder: Path) -> Store:
-    return await Store.open(f"sqlite:///{folder / 'council.db'}", data_dir=folder)
+    address = sys.argv[3] if len(sys.argv) > 3 else f"sqlite:///{folder / 'council.db'}"
+    return await Store.open(address, data_dir=folder)
 
 
 async def hold(folder: Path) -> None:

@@ -43,7 +43,7 @@ class Child:
 
 
 @asynccontextmanager
-async def child(mode: str, folder: Path) -> AsyncIterator[Child]:
+async def child(mode: str, folder: Path, *more: str) -> AsyncIterator[Child]:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-W",
@@ -52,6 +52,7 @@ async def child(mode: str, folder: Path) -> AsyncIterator[Child]:
         "tests.unit.state.child",
         mode,
         str(folder),
+        *more,
         cwd=ROOT,
         env=clean_environment(),
         stdin=asyncio.subprocess.PIPE,

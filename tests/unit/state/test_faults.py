@@ -39,8 +39,8 @@ def mode_of(path: Path) -> int:
     return path.stat().st_mode & 0o777
 
 
-async def test_what_was_committed_survives_kill_9(tmp_path: Path) -> None:
-    async with child("commit", tmp_path) as writer:
+async def test_what_was_committed_survives_kill_9(address: str, tmp_path: Path) -> None:
+    async with child("commit", tmp_path, address) as writer:
         session_id = await writer.line()
         while (line := await writer.line()) != "done 40":
             assert line
@@ -49,7 +49,7 @@ async def test_what_was_committed_survives_kill_9(tmp_path: Path) -> None:
     last_done = max(int(one.split()[1]) for one in told if one.startswith("done"))
     last_begun = max([last_done, *(int(one.split()[1]) for one in told if one.startswith("begun"))])
 
-    store = await Store.open(address_in(tmp_path), data_dir=tmp_path)
+    store = await Store.open(address, data_dir=tmp_path)
     records = (await store.sessions.load(session_id)).records
     assert await store.sessions.unfinished() == [session_id]
     await store.close()
@@ -156,8 +156,9 @@ async def test_a_full_disk_is_said_loses_nothing_and_is_over_when_there_is_room(
 
 
 async def test_a_database_locked_by_another_program_is_busy(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    store = await Store.open(address_in(tmp_path), data_dir=tmp_path)
     asked = plan()
     await store.sessions.create(asked)
     await store.close()
@@ -176,12 +177,14 @@ async def test_a_database_locked_by_another_program_is_busy(
 
 
 async def test_a_health_check_passes_on_a_good_disk_and_fails_without_room(
-    store: Store, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    store = await Store.open(address_in(tmp_path), data_dir=tmp_path)
     await store.check()
     monkeypatch.setattr(database, "_LEAST_FREE_BYTES", 1 << 62)
     with pytest.raises(StorageFullError, match="are free"):
         await store.check()
+    await store.close()
 
 
 async def test_writes_that_are_cancelled_anywhere_leave_no_lock_and_no_connection_behind(

@@ -12,7 +12,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, create_engine
+from sqlalchemy import Connection, Engine, create_engine
 
 from common.errors import InternalError, SettingsError
 from master.state import migrate
@@ -32,14 +32,20 @@ def scripts(connection: Connection | None = None) -> Config:
 REVISIONS = [one.revision for one in ScriptDirectory.from_config(scripts()).walk_revisions()][::-1]
 
 
+def sync_engine(address: str) -> Engine:
+    return create_engine(address.replace("postgresql://", "postgresql+psycopg://"))
+
+
 def schema(folder: Path) -> list[tuple[str, str]]:
     with closing(sqlite3.connect(folder / "council.db")) as raw:
         return sorted(raw.execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL").fetchall())
 
 
-async def test_an_empty_folder_gets_exactly_the_tables_that_the_program_uses(tmp_path: Path) -> None:
-    await (await Store.open(address_in(tmp_path), data_dir=tmp_path)).close()
-    engine = create_engine(address_in(tmp_path))
+async def test_an_empty_database_gets_exactly_the_tables_that_the_program_uses(
+    empty_address: str, tmp_path: Path
+) -> None:
+    await (await Store.open(empty_address, data_dir=tmp_path)).close()
+    engine = sync_engine(empty_address)
     with engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
         assert MigrationContext.configure(connection).get_current_revision() == REVISIONS[-1]
@@ -60,16 +66,17 @@ async def test_opening_again_changes_nothing_and_keeps_everything(tmp_path: Path
 
 @pytest.mark.parametrize("revision", REVISIONS[:-1])
 async def test_a_database_of_every_earlier_version_is_brought_up_to_date(
-    tmp_path: Path, revision: str
+    empty_address: str, tmp_path: Path, revision: str
 ) -> None:
-    engine = create_engine(address_in(tmp_path))
+    engine = sync_engine(empty_address)
     with engine.begin() as connection:
         command.upgrade(scripts(connection), revision)
         connection.exec_driver_sql(
-            "INSERT INTO nodes (name, url, draining, added_at) VALUES ('pc2', 'http://a', 0, '2026-01-01')"
+            "INSERT INTO nodes (name, url, draining, added_at) "
+            "VALUES ('pc2', 'http://a', false, '2026-01-01')"
         )
     engine.dispose()
-    store = await Store.open(address_in(tmp_path), data_dir=tmp_path)
+    store = await Store.open(empty_address, data_dir=tmp_path)
     assert [one.name for one in await store.nodes.list()] == ["pc2"]
     await store.sessions.create(plan())
     await store.check()

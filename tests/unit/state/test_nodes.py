@@ -9,15 +9,14 @@ import pytest
 from common.errors import ConflictError, InvalidRequestError, NotFoundError
 from master.state.nodes import StoredNode
 from master.state.store import Store
-from tests.unit.state.conftest import address_in
 
 
-async def test_nodes_survive_a_restart_in_their_order(store: Store, tmp_path: Path) -> None:
+async def test_nodes_survive_a_restart_in_their_order(store: Store, address: str, tmp_path: Path) -> None:
     await store.nodes.add("pc9", "http://10.0.0.9:8001", "secret", "ab:cd")
     await store.nodes.add("pc2", "http://10.0.0.2:8001", None, None)
     await store.nodes.set_draining("pc2", True)
     await store.close()
-    again = await Store.open(address_in(tmp_path), data_dir=tmp_path)
+    again = await Store.open(address, data_dir=tmp_path)
     assert await again.nodes.list() == [
         StoredNode("pc9", "http://10.0.0.9:8001", "secret", "ab:cd", False),
         StoredNode("pc2", "http://10.0.0.2:8001", None, None, True),

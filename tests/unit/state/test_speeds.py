@@ -9,18 +9,19 @@ from common.errors import StorageBusyError
 from master.cluster.speed_keeping import keeping
 from master.cluster.speeds import Learned, Sample, Speeds
 from master.state.store import Store
-from tests.unit.state.conftest import address_in
 
 SHOWN = Sample(prompt_tokens=200, completion_tokens=100, load_s=3.0, prompt_s=0.5, generate_s=5.0)
 
 
-async def test_a_restarted_master_predicts_what_the_last_one_learned(store: Store, tmp_path: Path) -> None:
+async def test_a_restarted_master_predicts_what_the_last_one_learned(
+    store: Store, address: str, tmp_path: Path
+) -> None:
     learning = Speeds()
     async with keeping(learning, store.speeds):
         for _ in range(4):
             learning.learn("pc2", "main", "m", 10**9, SHOWN)
     await store.close()
-    again = await Store.open(address_in(tmp_path), data_dir=tmp_path)
+    again = await Store.open(address, data_dir=tmp_path)
     try:
         remembering = Speeds()
         async with keeping(remembering, again.speeds):
