@@ -354,7 +354,13 @@ class MasterSettings(_Program):
     ollama_background_model: str | None = Field(
         None,
         validation_alias=env("OLLAMA_BACKGROUND_MODEL", field="ollama_background_model"),
-        description="Model of background work. Read and checked, but nothing uses it yet.",
+        description="Model of background work: llama3.2:3b when unset, else the first of `council models "
+        "recommended --for background` that the engine has, else its smallest.",
+    )
+    background_policy: Literal["main_with_warning", "wait", "fail"] = Field(
+        "main_with_warning",
+        description="Background calls while the background engine is down: they run on the main engine and "
+        "people are warned, they wait for it, or they fail.",
     )
     event_retention_s: float = Field(
         600.0, ge=0, description="How long events are held after a session's end (seconds)."

@@ -15,6 +15,7 @@ from common.errors import CouncilError
 from common.logs import get_logger
 from common.settings import MasterSettings
 from master.api import (
+    background_engine,
     cluster,
     conversations,
     events,
@@ -29,6 +30,7 @@ from master.api import (
 )
 from master.api.direct import DirectRoutes
 from master.api.guard import Access, Guard
+from master.background.calls import BackgroundCalls
 from master.cluster.dispatch import Dispatcher, Limits
 from master.cluster.registry import Registry, parse_node_setting, parse_weights
 from master.cluster.speed_keeping import keeping
@@ -66,7 +68,8 @@ def create_app(settings: MasterSettings) -> FastAPI:
     )
     app.state.access = access
     problems.install(app)
-    for module in (openai, sessions, events, models, cluster, joining, keys, conversations, health, page):
+    routed = (openai, sessions, events, models, cluster, background_engine, joining, keys, conversations)
+    for module in (*routed, health, page):
         app.include_router(module.router)
     # What is added later is asked earlier: the guard first, these last.
     app.add_middleware(DirectRoutes, end_points={openai.CHAT_PATH: openai.chat_completions})
@@ -98,6 +101,9 @@ async def _services(settings: MasterSettings) -> AsyncIterator[Services]:
         stack.push_async_callback(registry.close)
         dispatcher = Dispatcher(registry, Limits.of(settings), max_waiting=settings.max_waiting_calls)
         await stack.enter_async_context(keeping(dispatcher.speeds, store.speeds))
+        background = BackgroundCalls(
+            dispatcher, policy=settings.background_policy, model=settings.ollama_background_model
+        )
         registry.on_mac = store.nodes.set_mac
         check_wake_settings(settings.wake, settings.wake_address)
         await _know_nodes(settings, store, registry)
@@ -106,7 +112,7 @@ async def _services(settings: MasterSettings) -> AsyncIterator[Services]:
         keyring = KeyRing(store.access, registry, admin_key=settings.key)
         renewing = asyncio.create_task(authority.renewing()) if authority else None
         try:
-            yield Services(settings, store, registry, dispatcher, council, keyring, authority)
+            yield Services(settings, store, registry, dispatcher, background, council, keyring, authority)
         finally:
             if renewing is not None:
                 renewing.cancel()

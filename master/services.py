@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from fastapi import Depends, Request
 
 from common.settings import MasterSettings
+from master.background.calls import BackgroundCalls
 from master.cluster.dispatch import Dispatcher
 from master.cluster.registry import Registry
 from master.council.service import CouncilService
@@ -25,6 +26,7 @@ class Services:
     store: Store
     registry: Registry
     dispatcher: Dispatcher
+    background: BackgroundCalls
     council: CouncilService
     keyring: KeyRing
     authority: ClusterAuthority | None

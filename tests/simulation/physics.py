@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from common.protocol import CallClass
+from master.cluster.node import ENGINES
 from master.cluster.placement import ModelPlace, NodeView
 from master.cluster.speeds import Learned, Quantity, Sample
 from worker_node.admission import Admission, Admit, Decision
@@ -123,11 +124,11 @@ class SimNode:
     def view(self, *, usable: bool = True) -> NodeView:
         return NodeView(
             self.spec.name,
-            {
-                name: ModelPlace(name, one.slots, name in self.resident, one.size)
+            [
+                ModelPlace(name, one.slots, name in self.resident, one.size)
                 for name, one in self.spec.models.items()
-            },
-            usable,
+            ],
+            ENGINES if usable else (),
             max_loaded={"main": self.spec.max_loaded},
         )
 

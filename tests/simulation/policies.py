@@ -93,7 +93,7 @@ class _Balancer:
         self._changed = False
 
     def know(self, view: NodeView, now: float) -> None:
-        self._usable[view.name] = view.usable
+        self._usable[view.name] = bool(view.usable)
         self._changed = True
 
     def submit(self, call: SimCall, now: float) -> None:
