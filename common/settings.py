@@ -362,6 +362,15 @@ class MasterSettings(_Program):
         description="Background calls while the background engine is down: they run on the main engine and "
         "people are warned, they wait for it, or they fail.",
     )
+    quick_summary_timeout_s: float = Field(
+        20.0,
+        gt=0,
+        description="Longest wait for the quick summary of an archive (seconds); then its first sentences "
+        "stand in.",
+    )
+    max_import_mib: int = Field(
+        256, ge=1, le=16384, description="Largest file of conversations that may be imported (MiB)."
+    )
     event_retention_s: float = Field(
         600.0, ge=0, description="How long events are held after a session's end (seconds)."
     )

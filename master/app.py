@@ -15,6 +15,7 @@ from common.errors import CouncilError
 from common.logs import get_logger
 from common.settings import MasterSettings
 from master.api import (
+    archives,
     background_engine,
     cluster,
     conversations,
@@ -37,6 +38,7 @@ from master.cluster.speed_keeping import keeping
 from master.cluster.wake import check_settings as check_wake_settings
 from master.council.service import CouncilService
 from master.keyring import KeyRing
+from master.knowledge.archiving import ArchiveService
 from master.services import Services
 from master.state.store import Store
 
@@ -69,7 +71,7 @@ def create_app(settings: MasterSettings) -> FastAPI:
     app.state.access = access
     problems.install(app)
     routed = (openai, sessions, events, models, cluster, background_engine, joining, keys, conversations)
-    for module in (*routed, health, page):
+    for module in (*routed, archives, health, page):
         app.include_router(module.router)
     # What is added later is asked earlier: the guard first, these last.
     app.add_middleware(DirectRoutes, end_points={openai.CHAT_PATH: openai.chat_completions})
@@ -109,10 +111,15 @@ async def _services(settings: MasterSettings) -> AsyncIterator[Services]:
         await _know_nodes(settings, store, registry)
         council = CouncilService(settings=settings, store=store, registry=registry, dispatcher=dispatcher)
         await stack.enter_async_context(council.running())
+        kept = ArchiveService(
+            settings=settings, store=store, registry=registry, dispatcher=dispatcher, council=council
+        )
         keyring = KeyRing(store.access, registry, admin_key=settings.key)
         renewing = asyncio.create_task(authority.renewing()) if authority else None
         try:
-            yield Services(settings, store, registry, dispatcher, background, council, keyring, authority)
+            yield Services(
+                settings, store, registry, dispatcher, background, council, kept, keyring, authority
+            )
         finally:
             if renewing is not None:
                 renewing.cancel()

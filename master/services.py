@@ -14,6 +14,7 @@ from master.cluster.dispatch import Dispatcher
 from master.cluster.registry import Registry
 from master.council.service import CouncilService
 from master.keyring import KeyRing
+from master.knowledge.archiving import ArchiveService
 from master.state.store import Store
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class Services:
     dispatcher: Dispatcher
     background: BackgroundCalls
     council: CouncilService
+    archives: ArchiveService
     keyring: KeyRing
     authority: ClusterAuthority | None
     started_at: float = field(default_factory=time.monotonic)

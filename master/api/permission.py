@@ -30,8 +30,14 @@ _OPEN = frozenset({HEALTH, AUTHORITY, "/", LOGIN})
 _OPEN_FOLDER = "/assets/"
 _ADMIN_FOLDERS = ("/api/keys", "/api/cluster/tokens")
 _READING = frozenset({"GET", "HEAD", "OPTIONS", "WEBSOCKET"})
-# Where people may change things: they ask, retry, cancel and delete.
-_PERSON_FOLDERS = ("/api/council/sessions", "/api/conversations", "/v1")
+# Where people may change things: they ask, retry, cancel, archive and delete.
+_PERSON_FOLDERS = (
+    "/api/council/sessions",
+    "/api/conversations",
+    "/api/conversation",
+    "/api/structured_archive",
+    "/v1",
+)
 
 
 def needed(method: str, path: str) -> Need:

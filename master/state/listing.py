@@ -81,7 +81,7 @@ def sessions_page(q: str | None, limit: int, cursor: str | None) -> Select[Any]:
                 SessionRow.answer.icontains(word, autoescape=True),
             )
         )
-    return _after(query, SessionRow.created_at, SessionRow.id, cursor).limit(limit + 1)
+    return after(query, SessionRow.created_at, SessionRow.id, cursor).limit(limit + 1)
 
 
 def sessions_of(conversation_id: str) -> Select[Any]:
@@ -108,7 +108,7 @@ def conversations_page(limit: int, cursor: str | None) -> Select[Any]:
         ConversationRow.created_at,
         ConversationRow.updated_at,
     ).order_by(ConversationRow.updated_at.desc(), ConversationRow.id.desc())
-    return _after(query, ConversationRow.updated_at, ConversationRow.id, cursor).limit(limit + 1)
+    return after(query, ConversationRow.updated_at, ConversationRow.id, cursor).limit(limit + 1)
 
 
 def session_summary(row: Row[Any]) -> SessionSummary:
@@ -128,7 +128,7 @@ def next_cursor(moment: datetime, key: str) -> str:
     return base64.urlsafe_b64encode(json.dumps([moment.isoformat(), key]).encode()).decode().rstrip("=")
 
 
-def _after(query: Select[Any], moment: Any, key: Any, cursor: str | None) -> Select[Any]:
+def after(query: Select[Any], moment: Any, key: Any, cursor: str | None) -> Select[Any]:
     """Continue a newest-first list behind the cursor's row; rows that came since do not shift it."""
     if cursor is None:
         return query

@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from master.state import migrate
 from master.state.access import AccessRepository
+from master.state.archives import ArchiveRepository
 from master.state.data_lock import DataLock
 from master.state.database import (
     Transactions,
@@ -41,6 +42,7 @@ class Store:
         self.nodes = NodeRepository(self._transactions)
         self.access = AccessRepository(self._transactions)
         self.speeds = SpeedRepository(self._transactions)
+        self.archives = ArchiveRepository(self._transactions)
 
     @classmethod
     async def open(cls, url: str, *, data_dir: Path) -> Store:

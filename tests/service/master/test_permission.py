@@ -27,7 +27,14 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 KEY = "the key of the people of this house"
 ID = "00000000-0000-4000-8000-000000000000"
-_VALUES = {"session_id": ID, "conversation_id": ID, "agent_id": "agent_1", "name": "nobody", "path": "app.js"}
+_VALUES = {
+    "session_id": ID,
+    "archive_id": ID,
+    "conversation_id": ID,
+    "agent_id": "agent_1",
+    "name": "nobody",
+    "path": "app.js",
+}
 # What is open to everybody: health, and what a browser needs before a person has logged in.
 OPEN = re.compile(r"^(/|/health|/health/authority|/assets/.*|/api/login)$")
 # What asks for a secret of its own, which is not the key of a person.

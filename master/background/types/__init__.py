@@ -1,0 +1,1 @@
+"""The kinds of background jobs, one file each."""
