@@ -6,16 +6,13 @@ import math
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from common.protocol import CallClass
 from master.cluster import swaps
 from master.cluster.fair_queue import Ticket
+from master.cluster.lane_call import LaneCall
 from master.cluster.placement import PREEMPT_S, TYPICAL_WORK, Engine, Place, Running, Work
 from master.cluster.places import Model, ModelKey, Places
-
-if TYPE_CHECKING:
-    from master.cluster.lanes import LaneCall
 
 LOOKED_AT = 5  # best places of each kind that are weighed exactly
 _EQUAL = 1.02  # scores this close are equal: the prefix decides

@@ -19,7 +19,8 @@ from common.protocol import GenerateRequest
 from master.cluster.attempt import Attempt, Limits, sample
 from master.cluster.breaker import Breaker
 from master.cluster.calls import Answer, Call, CallWatcher
-from master.cluster.lanes import Assignment, Expired, LaneCall, Lanes, Preempt
+from master.cluster.lane_call import Assignment, Expired, LaneCall, Preempt
+from master.cluster.lanes import Lanes
 from master.cluster.registry import Node, Registry
 from master.cluster.speeds import Speeds
 from master.metrics import CALLS, CALLS_WAITING

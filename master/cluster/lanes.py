@@ -25,7 +25,8 @@ from common.protocol import CallClass, EngineName
 from master.cluster import model_names, swaps
 from master.cluster.choice import Choice, Chooser, Prefixes
 from master.cluster.fair_queue import Ticket
-from master.cluster.placement import Engine, NodeView, Place, Running, Work
+from master.cluster.lane_call import Assignment, Effect, Expired, LaneCall, Preempt
+from master.cluster.placement import Engine, NodeView, Place, Running
 from master.cluster.places import Model, ModelKey, Places
 from master.cluster.speeds import Sample, Speeds
 
@@ -34,69 +35,6 @@ AGE_S = 300.0
 LOOK_AHEAD = 12  # calls of a model that are weighed against waiting
 _MOVES_TOLD = 32
 _LONGEST_RETRY_S = 120.0
-
-
-@dataclass(slots=True, eq=False)
-class LaneCall:
-    """A call as the lanes see it. `deadline`: monotonic seconds until which it may wait.
-
-    `keeps` are models that its session needs next: they are not evicted for it where another can be.
-    """
-
-    call_id: str
-    model: str
-    call_class: CallClass = "interactive"
-    avoid: frozenset[str] = frozenset()
-    session_id: str | None = None
-    prefix_key: str | None = None
-    prompt_tokens: float = 400.0
-    expected_tokens: float = 256.0
-    engine: EngineName = "main"
-    deadline: float = float("inf")
-    keeps: frozenset[str] = frozenset()
-    submitted: float = 0.0
-    aged: bool = False
-    ticket: Ticket | None = None
-
-    @property
-    def work(self) -> Work:
-        return (self.prompt_tokens, self.expected_tokens)
-
-    @property
-    def lane(self) -> CallClass:
-        return "interactive" if self.aged else self.call_class
-
-
-@dataclass(frozen=True, slots=True)
-class Assignment:
-    """The call holds a slot of `model` (its name there) on `node` until it is released or requeued.
-
-    `evict` names a model that has to leave the engine first; `loads`: this call brings the model in.
-    """
-
-    call_id: str
-    node: str
-    model: str
-    engine: EngineName = "main"
-    loads: bool = False
-    evict: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Preempt:
-    """Close the call's stream down to the engine, then `requeue` it."""
-
-    call_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class Expired:
-    """The call waited until its deadline and is forgotten."""
-
-    call_id: str
-
-
-Effect = Assignment | Preempt | Expired
 
 
 @dataclass(slots=True)

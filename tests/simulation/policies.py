@@ -6,7 +6,8 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Protocol
 
-from master.cluster.lanes import Assignment, Effect, LaneCall, Lanes
+from master.cluster.lane_call import Assignment, Effect, LaneCall
+from master.cluster.lanes import Lanes
 from master.cluster.placement import NodeView
 from master.cluster.speeds import Sample, Speeds
 from tests.simulation.physics import NodeSpec, SimCall

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from master.cluster.lanes import Assignment, Effect, LaneCall, Lanes, Preempt
+from master.cluster.lane_call import Assignment, Effect, LaneCall, Preempt
+from master.cluster.lanes import Lanes
 from master.cluster.node import ENGINES
 from master.cluster.placement import ModelPlace, NodeView
 from master.cluster.speeds import Learned, Quantity, Speeds
