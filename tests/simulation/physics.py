@@ -36,6 +36,7 @@ class NodeSpec:
     max_loaded: int = 1
     sharing: float = 0.0
     resident: tuple[str, ...] = ()
+    cached_share: float = CACHED_SHARE
 
     def known(self) -> list[Learned]:
         """Its true speeds, as a master that has worked with it for long would have learned them."""
@@ -52,7 +53,10 @@ class NodeSpec:
 
 @dataclass(slots=True, eq=False)
 class SimCall:
-    """One call of the workload and what became of it."""
+    """One call of the workload and what became of it.
+
+    `guessed` is what the master takes for its prompt and answer tokens, where that is not what they are.
+    """
 
     call_id: str
     model: str
@@ -61,6 +65,7 @@ class SimCall:
     prefix_key: str | None = None
     prompt_tokens: float = 400.0
     answer_tokens: float = 256.0
+    guessed: tuple[float, float] | None = None
     keeps: frozenset[str] = frozenset()
     submitted: float = 0.0
     first_started: float | None = None
@@ -201,7 +206,7 @@ class SimNode:
         if call.prefix_key is not None:
             known = self._prefixes.get((call.model, call.prefix_key))
             if known is not None:
-                prompt -= CACHED_SHARE * min(known, prompt)
+                prompt -= self.spec.cached_share * min(known, prompt)
                 job.cached = True
             self._prefixes[call.model, call.prefix_key] = min(known or prompt, call.prompt_tokens)
         prompt_s = prompt * spec.prompt_s_per_token

@@ -48,6 +48,7 @@ class Ours:
         self.lanes.know(view, now)
 
     def submit(self, call: SimCall, now: float) -> None:
+        prompt, answer = call.guessed or (call.prompt_tokens, call.answer_tokens)
         self.lanes.submit(
             LaneCall(
                 call.call_id,
@@ -56,8 +57,8 @@ class Ours:
                 call.avoid,
                 session_id=call.session_id,
                 prefix_key=call.prefix_key,
-                prompt_tokens=call.prompt_tokens,
-                expected_tokens=call.answer_tokens,
+                prompt_tokens=prompt,
+                expected_tokens=answer,
                 keeps=call.keeps,
             ),
             now,
