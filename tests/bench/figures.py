@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -64,7 +65,7 @@ def median(values: Iterable[float]) -> float:
 def percentile(values: Sequence[float], share: float) -> float:
     """The value that `share` of them (0 to 1) do not exceed: the nearest rank."""
     ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+    return ordered[max(math.ceil(share * len(ordered)) - 1, 0)]
 
 
 def of_rounds(
