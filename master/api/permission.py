@@ -30,12 +30,13 @@ _OPEN = frozenset({HEALTH, AUTHORITY, "/", LOGIN})
 _OPEN_FOLDER = "/assets/"
 _ADMIN_FOLDERS = ("/api/keys", "/api/cluster/tokens")
 _READING = frozenset({"GET", "HEAD", "OPTIONS", "WEBSOCKET"})
-# Where people may change things: they ask, retry, cancel, archive and delete.
+# Where people may change things: they ask, retry, cancel and delete.
 _PERSON_FOLDERS = (
     "/api/council/sessions",
     "/api/conversations",
-    "/api/conversation",
-    "/api/structured_archive",
+    "/api/background/jobs",
+    "/api/background/batch",
+    "/api/background/dead",
     "/v1",
 )
 

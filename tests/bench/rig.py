@@ -62,7 +62,6 @@ class Rig:
     node: processes.Program
     master: processes.Program
     client: aiohttp.ClientSession
-    slots: int
     routes: list[Route] = field(default_factory=list)
 
 
@@ -77,16 +76,11 @@ def resident_mb(pid: int) -> float:
 
 @asynccontextmanager
 async def rig(
-    models: Iterable[Mapping[str, Any]],
-    *,
-    slots: int = SLOTS,
-    shared_speed: float = 0.0,
-    peer: bool = False,
-    master_env: Mapping[str, str] | None = None,
+    models: Iterable[Mapping[str, Any]], *, slots: int = SLOTS, peer: bool = False
 ) -> AsyncIterator[Rig]:
     """Everything between a client and a stand-in that has `models` loaded, with a warm connection each."""
     resident = [dict(model, resident=True) for model in models]
-    config = {"models": resident, "slots": slots, "max_loaded": 16, "shared_speed": shared_speed}
+    config = {"models": resident, "slots": slots, "max_loaded": 16}
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
         engine = stack.enter_context(StandInProcess(config))
@@ -96,14 +90,10 @@ async def rig(
         )
         # The beat of a default installation: tests use a faster one, which would count as work per call.
         master = await stack.enter_async_context(
-            processes.master(
-                folder / "master",
-                nodes={"pc2": node.url},
-                env={"COUNCIL_HEARTBEAT_S": "2", **(master_env or {})},
-            )
+            processes.master(folder / "master", nodes={"pc2": node.url}, env={"COUNCIL_HEARTBEAT_S": "2"})
         )
         client = await stack.enter_async_context(session())
-        found = Rig(engine, node, master, client, slots)
+        found = Rig(engine, node, master, client)
         found.routes.append(Route("direct", f"{engine.base_url}/api/chat", "ollama"))
         if peer:
             names = [str(model["name"]) for model in resident]

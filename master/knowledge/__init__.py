@@ -1,1 +1,0 @@
-"""What is kept of conversations beyond their sessions: archives."""
