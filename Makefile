@@ -23,8 +23,8 @@ test: $(VENV)/.installed-dev browser postgres ## every test but the long ones, w
 	$(BIN)/coverage combine -q 2>/dev/null || true
 	$(BIN)/coverage report --fail-under=90
 
-test-long: $(VENV)/.installed-dev browser postgres ## what takes minutes
-	$(BIN)/pytest -m long $(PYTEST_ARGS)
+test-long: $(VENV)/.installed-dev browser postgres ## what takes minutes; COUNCIL_CHAOS_SEED=N makes another storm
+	$(BIN)/pytest -v -m long $(PYTEST_ARGS)
 
 lint: $(VENV)/.installed-dev ## the checks that CI runs
 	$(BIN)/ruff format --check .

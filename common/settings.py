@@ -354,61 +354,25 @@ class MasterSettings(_Program):
     ollama_background_model: str | None = Field(
         None,
         validation_alias=env("OLLAMA_BACKGROUND_MODEL", field="ollama_background_model"),
-        description="Model of background work. Read and checked, but nothing uses it yet.",
+        description="Model of background work: llama3.2:3b when unset, else the first of `council models "
+        "recommended --for background` that the engine has, else its smallest.",
+    )
+    background_policy: Literal["main_with_warning", "wait", "fail"] = Field(
+        "main_with_warning",
+        description="Background calls while the background engine is down: they run on the main engine and "
+        "people are warned, they wait for it, or they fail.",
+    )
+    quick_summary_timeout_s: float = Field(
+        20.0,
+        gt=0,
+        description="Longest wait for the quick summary of an archive (seconds); then its first sentences "
+        "stand in.",
+    )
+    max_import_mib: int = Field(
+        256, ge=1, le=16384, description="Largest file of conversations that may be imported (MiB)."
     )
     event_retention_s: float = Field(
         600.0, ge=0, description="How long events are held after a session's end (seconds)."
-    )
-
-    bg_concurrency: int = Field(
-        4,
-        ge=1,
-        le=64,
-        validation_alias=env("BG_CONCURRENCY", field="bg_concurrency"),
-        description="Background jobs that run at once, in the master and in worker processes together.",
-    )
-    bg_priorities: list[str] = Field(
-        default_factory=list,
-        validation_alias=env("BG_PRIORITIES", field="bg_priorities"),
-        description="Other priorities than those of the job types, `TYPE=NUMBER`; the lower goes first.",
-    )
-    bg_max_attempts: int = Field(
-        5,
-        ge=1,
-        le=100,
-        validation_alias=env("BG_MAX_ATTEMPTS", field="bg_max_attempts"),
-        description="Failures of a job after which it is a dead letter. An engine or node that is away does "
-        "not count.",
-    )
-    bg_first_pause_s: float = Field(
-        5.0,
-        gt=0,
-        validation_alias=env("BG_FIRST_PAUSE", field="bg_first_pause_s"),
-        description="Pause of a job after its first failure (seconds); it doubles up to ten minutes.",
-    )
-    bg_max_calls_per_day: int | None = Field(
-        None,
-        ge=0,
-        validation_alias=env("BG_MAX_CALLS_PER_DAY", field="bg_max_calls_per_day"),
-        description="Model calls of background jobs from midnight to midnight; no limit when unset.",
-    )
-    bg_max_tokens_per_day: int | None = Field(
-        None,
-        ge=0,
-        validation_alias=env("BG_MAX_TOKENS_PER_DAY", field="bg_max_tokens_per_day"),
-        description="Tokens of background jobs from midnight to midnight; no limit when unset. A call that "
-        "runs at the limit ends.",
-    )
-    bg_retention_days: float = Field(
-        30.0,
-        gt=0,
-        validation_alias=env("BG_RETENTION_DAYS", field="bg_retention_days"),
-        description="How long ended jobs are kept (days). Dead letters stay until somebody dismisses them.",
-    )
-    job_types: list[str] = Field(
-        default_factory=list,
-        description="Further job types, `MODULE:NAME` of a list of them. They run within the master: name "
-        "only what you trust.",
     )
 
     @property

@@ -15,7 +15,8 @@ from common.errors import CouncilError
 from common.logs import get_logger
 from common.settings import MasterSettings
 from master.api import (
-    background,
+    archives,
+    background_engine,
     cluster,
     conversations,
     events,
@@ -30,19 +31,15 @@ from master.api import (
 )
 from master.api.direct import DirectRoutes
 from master.api.guard import Access, Guard
-from master.background.catalogue import Catalogue
-from master.background.direct_model import DirectModel
-from master.background.jobs import JobLimits, JobService
-from master.background.open_gate import OpenGate
+from master.background.calls import BackgroundCalls
 from master.cluster.dispatch import Dispatcher, Limits
 from master.cluster.registry import Registry, parse_node_setting, parse_weights
 from master.cluster.speed_keeping import keeping
 from master.cluster.wake import check_settings as check_wake_settings
 from master.council.service import CouncilService
 from master.keyring import KeyRing
+from master.knowledge.archiving import ArchiveService
 from master.services import Services
-from master.state.durable import Place
-from master.state.executors import Executors
 from master.state.store import Store
 
 if TYPE_CHECKING:
@@ -73,8 +70,8 @@ def create_app(settings: MasterSettings) -> FastAPI:
     )
     app.state.access = access
     problems.install(app)
-    routed = (openai, sessions, events, models, cluster, background, joining, keys, conversations)
-    for module in (*routed, health, page):
+    routed = (openai, sessions, events, models, cluster, background_engine, joining, keys, conversations)
+    for module in (*routed, archives, health, page):
         app.include_router(module.router)
     # What is added later is asked earlier: the guard first, these last.
     app.add_middleware(DirectRoutes, end_points={openai.CHAT_PATH: openai.chat_completions})
@@ -106,25 +103,23 @@ async def _services(settings: MasterSettings) -> AsyncIterator[Services]:
         stack.push_async_callback(registry.close)
         dispatcher = Dispatcher(registry, Limits.of(settings), max_waiting=settings.max_waiting_calls)
         await stack.enter_async_context(keeping(dispatcher.speeds, store.speeds))
+        background = BackgroundCalls(
+            dispatcher, policy=settings.background_policy, model=settings.ollama_background_model
+        )
         registry.on_mac = store.nodes.set_mac
         check_wake_settings(settings.wake, settings.wake_address)
         await _know_nodes(settings, store, registry)
         council = CouncilService(settings=settings, store=store, registry=registry, dispatcher=dispatcher)
         await stack.enter_async_context(council.running())
-        jobs = JobService(
-            store=store,
-            place=Place.beside(settings.sqlalchemy_url),
-            catalogue=Catalogue.of(priorities=settings.bg_priorities, extensions=settings.job_types),
-            executors=Executors(settings.data_dir / "executors"),
-            model=DirectModel(dispatcher, model=settings.ollama_background_model),
-            gate=OpenGate(),
-            limits=JobLimits.of(settings),
+        kept = ArchiveService(
+            settings=settings, store=store, registry=registry, dispatcher=dispatcher, council=council
         )
-        await stack.enter_async_context(jobs.running())
         keyring = KeyRing(store.access, registry, admin_key=settings.key)
         renewing = asyncio.create_task(authority.renewing()) if authority else None
         try:
-            yield Services(settings, store, registry, dispatcher, council, jobs, keyring, authority)
+            yield Services(
+                settings, store, registry, dispatcher, background, council, kept, keyring, authority
+            )
         finally:
             if renewing is not None:
                 renewing.cancel()

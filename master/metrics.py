@@ -17,3 +17,12 @@ STAGE_SECONDS = Histogram(
     buckets=(0.5, 1, 2, 5, 10, 20, 40, 80, 160, 320),
     registry=REGISTRY,
 )
+BACKGROUND_ENGINE = Gauge(
+    "council_background_engine", "1 for the state that it is in.", ["state"], registry=REGISTRY
+)
+BACKGROUND_CALLS = Counter(
+    "council_background_calls",
+    "Background calls that were answered, by engine.",
+    ["engine"],
+    registry=REGISTRY,
+)

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 from fastapi import Depends, Request
 
 from common.settings import MasterSettings
-from master.background.jobs import JobService
+from master.background.calls import BackgroundCalls
 from master.cluster.dispatch import Dispatcher
 from master.cluster.registry import Registry
 from master.council.service import CouncilService
 from master.keyring import KeyRing
+from master.knowledge.archiving import ArchiveService
 from master.state.store import Store
 
 if TYPE_CHECKING:
@@ -26,16 +27,12 @@ class Services:
     store: Store
     registry: Registry
     dispatcher: Dispatcher
+    background: BackgroundCalls
     council: CouncilService
-    jobs: JobService
+    archives: ArchiveService
     keyring: KeyRing
     authority: ClusterAuthority | None
     started_at: float = field(default_factory=time.monotonic)
-
-    async def stop(self) -> None:
-        """End what runs so that it can be resumed, before connections are closed. Safe twice."""
-        await self.jobs.stop()
-        await self.council.stop()
 
 
 async def _services(request: Request) -> Services:

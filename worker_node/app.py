@@ -161,7 +161,9 @@ def _add_health(app: FastAPI, service: NodeService, data_dir: Path) -> None:
 
     @app.get("/health/models")
     async def health_models() -> Response:
-        return _json({"models": await service.models(), "max_loaded": service.max_loaded})
+        listed = await service.models()
+        models = [one for of_engine in listed.values() for one in of_engine]
+        return _json({"models": models, "max_loaded": service.max_loaded, "listed": list(listed)})
 
     @app.get("/metrics")
     async def metrics() -> Response:

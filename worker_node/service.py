@@ -184,7 +184,7 @@ class NodeService:
         """The health of every engine. Asked at once: two that hang must not take twice as long to tell."""
         return list(await asyncio.gather(*[lane.catalog.info() for lane in self._lanes.values()]))
 
-    async def models(self) -> list[ModelInfo]:
+    async def models(self) -> dict[EngineName, list[ModelInfo]]:
         """The models of every engine that answers. Raises only if none does."""
 
         async def of(lane: EngineLane) -> list[ModelInfo] | CouncilError:
@@ -194,10 +194,14 @@ class NodeService:
                 return error
 
         answers = await asyncio.gather(*[of(lane) for lane in self._lanes.values()])
-        lists = [answer for answer in answers if not isinstance(answer, CouncilError)]
-        if not lists:
+        listed = {
+            name: answer
+            for name, answer in zip(self._lanes, answers, strict=True)
+            if not isinstance(answer, CouncilError)
+        }
+        if not listed:
             raise next(answer for answer in answers if isinstance(answer, CouncilError))
-        return [model for one in lists for model in one]
+        return listed
 
     async def drain(self, timeout_s: float) -> None:
         """Admit nobody, let what runs end within `timeout_s`, then end the rest as `node_draining`."""

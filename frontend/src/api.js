@@ -80,6 +80,8 @@ export const api = {
     if (error.problem?.checks || error.problem?.role) return { ...error.problem, status: "unhealthy" };
     throw error;
   }),
+  /** @returns {Promise<import("./wire.js").BackgroundEngine>} */
+  backgroundEngine: () => request("/api/background/engine"),
   /** @param {object} body @returns {Promise<CouncilSession>} */
   ask: (body) => request("/api/council/sessions", { method: "POST", body, headers: { "Idempotency-Key": newKey() } }),
   /**

@@ -9,6 +9,7 @@ const EVERY_MS = 15_000;
 export const models = signal(/** @type {Model[]} */ ([]));
 export const workers = signal(/** @type {import("./wire.js").Worker[]} */ ([]));
 export const health = signal(/** @type {import("./wire.js").Health | null} */ (null));
+export const backgroundEngine = signal(/** @type {import("./wire.js").BackgroundEngine | null} */ (null));
 export const clusterProblem = signal(/** @type {import("./wire.js").Problem | null} */ (null));
 export const clusterLoaded = signal(false);
 
@@ -27,6 +28,9 @@ export async function refreshCluster() {
   if (found.status === "fulfilled") models.value = found.value;
   if (nodes.status === "fulfilled") workers.value = nodes.value;
   health.value = state.status === "fulfilled" ? state.value : null;
+  // Asked for only where a node has such an engine.
+  const named = ["connected", "down"].includes(String(health.value?.checks?.background_engine));
+  backgroundEngine.value = named ? await api.backgroundEngine().catch(() => null) : null;
   const failed = [found, nodes].find((part) => part.status === "rejected");
   clusterProblem.value = failed ? asProblem(/** @type {PromiseRejectedResult} */ (failed).reason) : null;
   clusterLoaded.value = true;

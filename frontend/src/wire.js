@@ -196,4 +196,15 @@
  * @property {Record<string, unknown>} [checks]
  */
 
+/**
+ * Where background calls go. `warning` while that is not the background engine.
+ * @typedef {object} BackgroundEngine
+ * @property {"connected" | "down" | "none"} state
+ * @property {string} policy
+ * @property {"background" | "main" | "wait" | "fail"} target
+ * @property {string | null} warning
+ * @property {{name: string | null, note: string | null}} model
+ * @property {{node: string, state: string, models: string[]}[]} engines
+ */
+
 export {};

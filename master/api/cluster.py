@@ -20,7 +20,7 @@ from common.logs import get_logger
 from master.api.schemas import AddWorker, WakeWorker
 from master.cluster.condition import trouble
 from master.cluster.history import KEPT_S
-from master.cluster.registry import Node
+from master.cluster.node import ENGINES, Node
 from master.cluster.speeds import Learned
 from master.cluster.wake import check_mac, parse_settings, wake
 from master.services import Master
@@ -44,12 +44,25 @@ def describe(node: Node, *, running: int = 0) -> dict[str, Any]:
         "mac": node.mac,
         "slots": max((model.slots for model in node.models), default=0),
         "engines": [
-            {"name": engine.name, "kind": engine.kind, "status": engine.status, "address": engine.address}
+            {
+                "name": engine.name,
+                "kind": engine.kind,
+                "status": engine.status,
+                "address": engine.address,
+                "slots": max((model.slots for model in node.models_on(engine.name)), default=0),
+            }
             for engine in node.engines
         ],
         "models": [
-            {"name": model.name, "size": model.size, "resident": model.resident, "slots": model.slots}
-            for model in node.models
+            {
+                "name": model.name,
+                "engine": model.engine,
+                "size": model.size,
+                "resident": model.resident,
+                "slots": model.slots,
+            }
+            for engine in ENGINES
+            for model in node.models_on(engine)
         ],
     }
 

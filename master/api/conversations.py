@@ -28,6 +28,10 @@ async def show_conversation(conversation_id: UUID, master: Master) -> Any:
 
 
 @router.delete("/{conversation_id}", status_code=204)
-async def delete_conversation(conversation_id: UUID, master: Master) -> None:
-    """Delete a conversation with its sessions; a conversation with a running session is a 409."""
+async def delete_conversation(conversation_id: UUID, master: Master, with_archives: bool = False) -> None:
+    """Delete a conversation with its sessions; a conversation with a running session is a 409.
+
+    Its archives stay, and say that it is gone; `with_archives=true` deletes them too.
+    """
     await master.council.delete_conversation(str(conversation_id))
+    await master.archives.origin_deleted(conversation_id=str(conversation_id), with_archives=with_archives)

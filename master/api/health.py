@@ -13,6 +13,7 @@ from common.errors import CouncilError
 from common.host import system_health
 from master.api.models import cluster_models
 from master.cluster.condition import trouble
+from master.cluster.node import ENGINES
 from master.metrics import REGISTRY
 from master.services import Master
 
@@ -35,13 +36,19 @@ async def health(master: Master, response: Response) -> dict[str, Any]:
     models = any(node.models for node in answering)
     checks["nodes"] = "connected" if answering else "none"
     checks["models"] = "connected" if models else "none"
+    background = master.background.state
+    checks["background_engine"] = background
     now, wall = time.monotonic(), time.time()
     for node in nodes:
         if (wrong := trouble(node, now, wall)) is not None:
             checks[f"node {node.name}"] = wrong
     if checks["database"] != "connected" or not answering:
         status = "unhealthy"
-    elif not models or any(node.state != "healthy" or not node.breaker.is_closed for node in nodes):
+    elif (
+        not models
+        or background == "down"
+        or any(node.state != "healthy" or not node.breaker.is_closed for node in nodes)
+    ):
         status = "degraded"
     else:
         status = "healthy"
@@ -91,7 +98,8 @@ async def health_ollama(master: Master) -> dict[str, Any]:
 
 @router.get("/health/models")
 async def health_models(master: Master) -> dict[str, Any]:
-    return {"models": cluster_models(master.registry)}
+    """The models of every engine; those that only a background engine has are offered to nobody."""
+    return {"models": cluster_models(master.registry, ENGINES)}
 
 
 @router.get("/metrics", include_in_schema=False)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 from fastapi.responses import StreamingResponse
 
-from common.protocol import NDJSON_MEDIA_TYPE
+from common.protocol import NDJSON_MEDIA_TYPE, EngineName
 from master.api.schemas import PullModel
 from master.cluster.pulling import choose_nodes, pull_on
 from master.cluster.registry import Registry
@@ -17,13 +19,16 @@ from master.services import Master
 router = APIRouter(prefix="/api/council/models", tags=["models"])
 
 
-def cluster_models(registry: Registry) -> list[dict[str, Any]]:
-    """One entry per model of the answering nodes, with the nodes that have it. `slots` adds up."""
-    found: dict[str, dict[str, Any]] = {}
-    for node in registry.nodes.values():
-        for model in node.models if node.answers else ():
+def cluster_models(registry: Registry, engines: Sequence[EngineName] = ("main",)) -> list[dict[str, Any]]:
+    """One entry per model and engine of the answering nodes, with the nodes that have it. `slots` adds up.
+
+    People are offered what main engines have.
+    """
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for node, engine in itertools.product(registry.nodes.values(), engines):
+        for model in node.models_on(engine) if node.answers_on(engine) else ():
             entry = found.setdefault(
-                model.name,
+                (model.name, model.engine),
                 {
                     "name": model.name,
                     "size": model.size,
@@ -40,7 +45,7 @@ def cluster_models(registry: Registry) -> list[dict[str, Any]]:
             entry["slots"] += model.slots
             entry["context_length"] = min(entry["context_length"], model.context_length)
             entry["nodes"].append(node.name)
-    return sorted(found.values(), key=lambda entry: str(entry["name"]))
+    return sorted(found.values(), key=lambda entry: (str(entry["name"]), entry["engine"] != "main"))
 
 
 @router.get("")

@@ -33,7 +33,7 @@ from master.api.direct import unless_hung_up
 from master.api.models import cluster_models
 from master.api.problems import NOT_SENT_AS_JSON, in_words
 from master.api.schemas import CreateSession, SamplingOptions, Words
-from master.cluster.calls import Answer, Call, SilentWatcher
+from master.cluster.calls import Answer, Call, CallWatcher, SilentWatcher
 from master.council.runner import SessionRunner
 from master.services import Master, Services
 
@@ -84,6 +84,19 @@ class ChatCompletion(BaseModel):
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     response_format: dict[str, Any] | None = None
+    service_tier: str | None = Field(None, max_length=40)
+
+    @property
+    def is_flex(self) -> bool:
+        """Whether the call may wait for what is more urgent. Councils are not run so."""
+        return self.service_tier == "flex" and self.model != COUNCIL_MODEL
+
+    @property
+    def tier(self) -> dict[str, str]:
+        """What the answer says of it, where the request did."""
+        if self.service_tier is None:
+            return {}
+        return {"service_tier": "flex" if self.is_flex else "default"}
 
     def options(self) -> dict[str, Any]:
         return SamplingOptions(
@@ -195,8 +208,7 @@ class _ToQueue(SilentWatcher):
 
 
 def _call(body: ChatCompletion, master: Services, trace: TraceContext) -> Call:
-    if not master.registry.nodes_with(body.model, answering=False):
-        raise ModelUnavailableError(f"no node has {body.model}; see /v1/models", model=body.model)
+    _check_model(body, master)
     return Call(
         call_id=f"chat/{uuid4()}",
         model=body.model,
@@ -209,13 +221,33 @@ def _call(body: ChatCompletion, master: Services, trace: TraceContext) -> Call:
     )
 
 
+def _check_model(body: ChatCompletion, master: Services) -> None:
+    """Raise `ModelUnavailableError` where no engine that the call may use has the model."""
+    if master.registry.nodes_with(body.model, answering=False):
+        return
+    if master.registry.nodes_with(body.model, answering=False, engine="background"):
+        if body.is_flex:
+            return
+        raise ModelUnavailableError(
+            f'only a background engine has {body.model}; `"service_tier": "flex"` would use it',
+            model=body.model,
+        )
+    raise ModelUnavailableError(f"no node has {body.model}; see /v1/models", model=body.model)
+
+
+async def _run(body: ChatCompletion, call: Call, watcher: CallWatcher, master: Services) -> Answer:
+    if body.is_flex:
+        return await master.background.run(call, watcher, wait_s=master.settings.queue_timeout_s)
+    return await master.dispatcher.run(call, watcher)
+
+
 def _finish(answer: Answer) -> str:
     return "length" if answer.done_reason == "length" else "stop"
 
 
 async def _answered(body: ChatCompletion, master: Services, trace: TraceContext) -> _Collected:
     """One call of one model, whole: only what its last attempt wrote."""
-    answer = await master.dispatcher.run(_call(body, master, trace), SilentWatcher())
+    answer = await _run(body, _call(body, master, trace), SilentWatcher(), master)
     return _Collected(answer.text, answer.thinking, _finish(answer), answer.token_usage)
 
 
@@ -226,7 +258,7 @@ async def _model(body: ChatCompletion, master: Services, trace: TraceContext) ->
 
     async def run() -> None:
         try:
-            answer = await master.dispatcher.run(call, _ToQueue(queue))
+            answer = await _run(body, call, _ToQueue(queue), master)
             queue.put_nowait(_Piece(usage=answer.token_usage, finish=_finish(answer)))
         except CouncilError as error:
             queue.put_nowait(error)
@@ -306,7 +338,7 @@ async def _whole(body: ChatCompletion, answer: Awaitable[_Collected], request: R
     if collected.thinking:
         message["reasoning"] = collected.thinking
     whole = {
-        **_head("chat.completion", body.model),
+        **_head("chat.completion", body),
         "choices": [{"index": 0, "message": message, "finish_reason": collected.finish}],
         "usage": _usage(collected.usage),
     }
@@ -331,7 +363,7 @@ async def _streamed(body: ChatCompletion, answer: AsyncIterator[_Piece], request
 
 
 async def _chunks(body: ChatCompletion, first: _Piece, rest: AsyncIterator[_Piece]) -> AsyncIterator[bytes]:
-    head = _head("chat.completion.chunk", body.model)
+    head = _head("chat.completion.chunk", body)
     # All but the text is the same in each chunk, and is encoded once.
     opening = b"data: " + _encode(head)[:-1] + b',"choices":[{"index":0,"delta":{"'
     closing = b'},"finish_reason":null}]}\n\n'
@@ -354,8 +386,14 @@ async def _chunks(body: ChatCompletion, first: _Piece, rest: AsyncIterator[_Piec
         await rest.aclose()  # type: ignore[attr-defined]  # both are async generators
 
 
-def _head(kind: str, model: str) -> dict[str, Any]:
-    return {"id": f"chatcmpl-{uuid4().hex}", "object": kind, "created": int(time.time()), "model": model}
+def _head(kind: str, body: ChatCompletion) -> dict[str, Any]:
+    return {
+        "id": f"chatcmpl-{uuid4().hex}",
+        "object": kind,
+        "created": int(time.time()),
+        "model": body.model,
+        **body.tier,
+    }
 
 
 def _choice(delta: dict[str, Any], finish: str | None = None) -> dict[str, Any]:

@@ -30,13 +30,12 @@ _OPEN = frozenset({HEALTH, AUTHORITY, "/", LOGIN})
 _OPEN_FOLDER = "/assets/"
 _ADMIN_FOLDERS = ("/api/keys", "/api/cluster/tokens")
 _READING = frozenset({"GET", "HEAD", "OPTIONS", "WEBSOCKET"})
-# Where people may change things: they ask, retry, cancel and delete.
+# Where people may change things: they ask, retry, cancel, archive and delete.
 _PERSON_FOLDERS = (
     "/api/council/sessions",
     "/api/conversations",
-    "/api/background/jobs",
-    "/api/background/batch",
-    "/api/background/dead",
+    "/api/conversation",
+    "/api/structured_archive",
     "/v1",
 )
 

@@ -57,9 +57,13 @@ async def get_session(session_id: UUID, master: Master) -> CouncilSession:
 
 
 @router.delete("/{session_id}", status_code=204)
-async def delete_session(session_id: UUID, master: Master) -> None:
-    """Delete a session for good; a running one is cancelled first."""
+async def delete_session(session_id: UUID, master: Master, with_archives: bool = False) -> None:
+    """Delete a session for good; a running one is cancelled first.
+
+    Archives that hold it stay, and say that it is gone; `with_archives=true` deletes them too.
+    """
     await master.council.delete(str(session_id))
+    await master.archives.origin_deleted(session_id=str(session_id), with_archives=with_archives)
 
 
 @router.post("/{session_id}/cancel")

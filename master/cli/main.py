@@ -43,6 +43,10 @@ GROUPS = {
         "Keys of people and programs.",
         {name: f"keys:{name}" for name in ("create", "list", "revoke")},
     ),
+    "db": (
+        "The database: backups, checks, moving it.",
+        {name: f"database:{name}" for name in ("backup", "restore", "check")},
+    ),
     "config": (
         "Settings and certificates.",
         {

@@ -13,10 +13,14 @@ def print_worker(one: dict[str, Any]) -> None:
     rows: list[list[object]] = [[fact, str(one[fact])] for fact in facts if one.get(fact) is not None]
     rows.append(["engines", engines(one)])
     print_table("Node", ["what", "value"], [*rows, *_machine(one), *_calls(one)], empty="")
-    speeds = {str(each.get("model")): each for each in one.get("speeds") or [] if each.get("model")}
+    speeds = {
+        (str(each.get("model")), str(each.get("engine", "main"))): each
+        for each in one.get("speeds") or []
+        if each.get("model")
+    }
     print_table(
         "Models",
-        ["name", "size", "resident", "slots", "load s", "prompt tok/s", "answer tok/s"],
+        ["name", "engine", "size", "resident", "slots", "load s", "prompt tok/s", "answer tok/s"],
         [_model_row(model, speeds) for model in map(_as_model, one.get("models") or [])],
         empty="No models there. `council models pull MODEL --worker NAME` fetches one.",
     )
@@ -25,12 +29,16 @@ def print_worker(one: dict[str, Any]) -> None:
 def engines(node: dict[str, Any]) -> str:
     """The engines of a node and how they are, in a few words."""
     told = [
-        f"{one.get('kind') or one.get('name')} {one.get('status', '')}".strip()
-        if isinstance(one, dict)
-        else str(one)
+        f"{_engine_name(one)} {one.get('status', '')}".strip() if isinstance(one, dict) else str(one)
         for one in node.get("engines") or []
     ]
     return ", ".join(told) or "-"
+
+
+def _engine_name(engine: dict[str, Any]) -> str:
+    """The kind, and which of two engines it is."""
+    kind = str(engine.get("kind") or engine.get("name"))
+    return f"{kind} ({engine['name']})" if engine.get("name") == "background" else kind
 
 
 def _machine(one: dict[str, Any]) -> list[list[object]]:
@@ -65,10 +73,12 @@ def _calls(one: dict[str, Any]) -> list[list[object]]:
     return [["calls, last hour", f"{told}: {why}" if why else told]]
 
 
-def _model_row(model: dict[str, Any], speeds: dict[str, dict[str, Any]]) -> list[object]:
-    speed = speeds.get(model["name"], {})
+def _model_row(model: dict[str, Any], speeds: dict[tuple[str, str], dict[str, Any]]) -> list[object]:
+    engine = model.get("engine", "main")
+    speed = speeds.get((model["name"], engine), {})
     return [
         model["name"],
+        engine,
         human_size(model.get("size")),
         "yes" if model.get("resident") else "no",
         model.get("slots"),

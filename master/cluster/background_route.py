@@ -31,8 +31,10 @@ class BackgroundRoute:
     _on_main: bool = False
     _changed_at: float | None = None
 
-    def decide(self, *, configured: bool, up: bool, now: float) -> Route:
-        """`configured`: some node names a background engine; `up`: one of them answers. Monotonic seconds."""
+    def decide(self, *, configured: bool, up: bool, now: float, trouble: str = "is down") -> Route:
+        """`configured`: some node names a background engine; `up`: one of them takes calls, `trouble` says
+        why not. Monotonic seconds.
+        """
         if not configured:
             return Route("main")
         if self._on_main:
@@ -43,17 +45,17 @@ class BackgroundRoute:
                 return Route(
                     "main", "the background engine is back and is watched for a minute before it is used"
                 )
-            return Route("main", "the background engine is down: its calls run on the main engine")
+            return Route("main", f"the background engine {trouble}: its calls run on the main engine")
         if up:
             return Route("background")
         if self.policy == "fail":
-            return Route("fail", "the background engine is down: its calls fail (policy `fail`)")
+            return Route("fail", f"the background engine {trouble}: its calls fail (policy `fail`)")
         if self.policy == "wait":
-            return Route("wait", "the background engine is down: its calls wait (policy `wait`)")
+            return Route("wait", f"the background engine {trouble}: its calls wait (policy `wait`)")
         if not self._may_change(now):
             return Route("wait", "the background engine comes and goes: its calls wait until it is steady")
         self._change(on_main=True, now=now)
-        return Route("main", "the background engine is down: its calls run on the main engine")
+        return Route("main", f"the background engine {trouble}: its calls run on the main engine")
 
     def _may_change(self, now: float) -> bool:
         return self._changed_at is None or now - self._changed_at >= DWELL_S

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from common.errors import CouncilError
-from common.protocol import CallClass, Channel, Message, ThinkLevel
+from common.protocol import CallClass, Channel, EngineName, Message, ThinkLevel
 from common.usage import CallLatency, TokenUsage
 
 
@@ -15,7 +15,8 @@ from common.usage import CallLatency, TokenUsage
 class Call:
     """What to generate. `prefix_key` names the shared opening of the prompt: equal keys like one node.
 
-    `keeps` are models that its session needs next, which are better not evicted for this call.
+    `keeps` are models that its session needs next, which are better not evicted for this call. `no_node_s`:
+    how long it waits while no node has the model on this engine, in seconds; as the settings say when `None`.
     """
 
     call_id: str
@@ -30,6 +31,8 @@ class Call:
     expected_tokens: int = 256
     keeps: frozenset[str] = frozenset()
     traceparent: str | None = None
+    engine: EngineName = "main"
+    no_node_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,7 @@ class Answer:
     latency: CallLatency
     model: str = ""
     practice: bool = False
+    engine: EngineName = "main"
 
 
 @dataclass(frozen=True, slots=True)

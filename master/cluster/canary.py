@@ -8,50 +8,54 @@ from typing import TYPE_CHECKING
 
 from common.errors import CouncilError, RetryableError
 from common.logs import get_logger
-from common.protocol import Delta, Done, Failed, GenerateRequest, ModelInfo
+from common.protocol import Delta, Done, EngineName, Failed, GenerateRequest, ModelInfo
 
 if TYPE_CHECKING:
-    from master.cluster.registry import Node
+    from master.cluster.node import Node
 
 PROMPT = "Say yes."
 WITHIN_S = 5.0
 _log = get_logger(__name__)
 
 
-async def sing(node: Node) -> bool:
-    """Probe a node that has failed and may be tried. True when it was probed; its breaker knows the result.
+async def sing(node: Node, engine: EngineName = "main") -> bool:
+    """Probe an engine that has failed and may be tried. True when it was probed; its breaker knows how.
 
     Only a model that is loaded is asked: where none is, the next call is the probe.
     """
     now = time.monotonic()
-    if node.breaker.failures == 0 or not node.breaker.allows(now):
+    breaker = node.breaker_on(engine)
+    if breaker.failures == 0 or not breaker.allows(now):
         return False
-    model = next((one for one in node.models if one.resident and _writes(one)), None)
+    model = next((one for one in node.models_on(engine) if one.resident and _writes(one)), None)
     if model is None:
         return False
-    node.breaker.sent(now)
+    breaker.sent(now)
     try:
         async with asyncio.timeout(WITHIN_S):
-            sang = await _one_token(node, model.name)
+            sang = await _one_token(node, engine, model.name)
     except (TimeoutError, RetryableError) as error:
-        _log.info("canary failed", node=node.name, model=model.name, error=type(error).__name__)
-        node.breaker.failed(time.monotonic())
+        _log.info(
+            "canary failed", node=node.name, engine=engine, model=model.name, error=type(error).__name__
+        )
+        breaker.failed(time.monotonic())
     except CouncilError:
-        node.breaker.returned()
+        breaker.returned()
     except BaseException:
-        node.breaker.returned()
+        breaker.returned()
         raise
     else:
         if sang:
-            node.breaker.succeeded()
+            breaker.succeeded()
         else:
-            node.breaker.failed(time.monotonic())
+            breaker.failed(time.monotonic())
     return True
 
 
-async def _one_token(node: Node, model: str) -> bool:
+async def _one_token(node: Node, engine: EngineName, model: str) -> bool:
     request = GenerateRequest(
         model=model,
+        engine=engine,
         prompt=PROMPT,
         options={"num_predict": 1},
         deadline_ms=round(WITHIN_S * 1000),

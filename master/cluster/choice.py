@@ -6,16 +6,13 @@ import math
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from common.protocol import CallClass
 from master.cluster import swaps
 from master.cluster.fair_queue import Ticket
+from master.cluster.lane_call import LaneCall
 from master.cluster.placement import PREEMPT_S, TYPICAL_WORK, Engine, Place, Running, Work
-from master.cluster.places import Model, Places
-
-if TYPE_CHECKING:
-    from master.cluster.lanes import LaneCall
+from master.cluster.places import Model, ModelKey, Places
 
 LOOKED_AT = 5  # best places of each kind that are weighed exactly
 _EQUAL = 1.02  # scores this close are equal: the prefix decides
@@ -48,15 +45,15 @@ class Claim:
 
 
 class Prefixes:
-    """Which node read the shared opening of a prompt last, per model, and how long it was."""
+    """Which node read the shared opening of a prompt last, per model and engine, and how long it was."""
 
     def __init__(self) -> None:
-        self._found: OrderedDict[tuple[str, str], tuple[str, float]] = OrderedDict()
+        self._found: OrderedDict[tuple[str, ModelKey], tuple[str, float]] = OrderedDict()
 
-    def of(self, key: str | None, model: str) -> tuple[str, float] | None:
+    def of(self, key: str | None, model: ModelKey) -> tuple[str, float] | None:
         return None if key is None else self._found.get((key, model))
 
-    def remember(self, key: str, model: str, node: str, prompt_tokens: float) -> None:
+    def remember(self, key: str, model: ModelKey, node: str, prompt_tokens: float) -> None:
         """The shortest prompt under a key is the nearest to what all of them share."""
         known = self._found.pop((key, model), None)
         tokens = prompt_tokens if known is None else min(known[1], prompt_tokens)
@@ -80,7 +77,7 @@ class Chooser:
 
     def best(self, model: Model, call: LaneCall, now: float) -> Choice | None:
         """The place where the call would end first if it were sent there now."""
-        prefix = self.prefixes.of(call.prefix_key, model.key[1])
+        prefix = self.prefixes.of(call.prefix_key, model.key)
         count = LOOKED_AT + len(call.avoid)
         warm = model.warm[call.lane].first(count)
         candidates = warm + model.cold.first(count)

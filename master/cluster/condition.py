@@ -5,7 +5,7 @@ The same words stand in `/health` of the master, which needs no key, and in `cou
 
 from __future__ import annotations
 
-from master.cluster.registry import Node
+from master.cluster.node import Node
 
 _WELL = frozenset({"connected", "open"})
 

@@ -17,8 +17,10 @@ from common import errors
 from common.logs import bind, get_logger
 from common.protocol import GenerateRequest
 from master.cluster.attempt import Attempt, Limits, sample
+from master.cluster.breaker import Breaker
 from master.cluster.calls import Answer, Call, CallWatcher
-from master.cluster.lanes import Assignment, Expired, LaneCall, Lanes, Preempt
+from master.cluster.lane_call import Assignment, Expired, LaneCall, Preempt
+from master.cluster.lanes import Lanes
 from master.cluster.registry import Node, Registry
 from master.cluster.speeds import Speeds
 from master.metrics import CALLS, CALLS_WAITING
@@ -207,9 +209,10 @@ class Dispatcher:
             self.lanes.requeue(call_id, time.monotonic())
             return
         now = time.monotonic()
-        node.breaker.sent(now)
-        if not node.breaker_of(assignment.model).is_closed:
-            node.breaker_of(assignment.model).sent(now)
+        breakers = _breakers(node, assignment)
+        for breaker in breakers:
+            breaker.sent(now)
+        if not all(breaker.is_closed for breaker in breakers):
             self._know(node)
         # Made here and not by the caller, who hears of it a turn later: it may be pre-empted until then.
         self._attempts[call_id] = Attempt(assignment.node, waiter.call.model, waiter.since, now)
@@ -239,6 +242,7 @@ class Dispatcher:
                 expected_tokens=call.expected_tokens,
                 deadline=now + self._limits.queue_s,
                 keeps=call.keeps,
+                engine=call.engine,
             ),
             now,
         )
@@ -252,7 +256,7 @@ class Dispatcher:
 
     def _wait(self, call: Call, watcher: CallWatcher) -> _Waiter:
         now = time.monotonic()
-        homeless = None if self.registry.nodes_with(call.model) else now
+        homeless = None if self.registry.nodes_with(call.model, engine=call.engine) else now
         slot: asyncio.Future[Assignment] = asyncio.get_running_loop().create_future()
         waiter = self._waiters[call.call_id] = _Waiter(call, watcher, slot, now, homeless)
         self._hand_out_soon()
@@ -280,7 +284,7 @@ class Dispatcher:
             return
         asyncio.get_running_loop().call_later(self._tick_s, self._tick)
         for node in self.registry.nodes.values():
-            if not node.breaker.is_closed:
+            if not node.breaker.is_closed or not node.background_breaker.is_closed:
                 self._know(node)
         self._give_up_without_a_node(waiting)
         self.lanes.pass_time()
@@ -289,16 +293,18 @@ class Dispatcher:
 
     def _give_up_without_a_node(self, waiting: list[_Waiter]) -> None:
         now = time.monotonic()
-        homes: dict[str, bool] = {}
+        homes: dict[tuple[str, str], bool] = {}
         for waiter in waiting:
-            model = waiter.call.model
-            if model not in homes:
-                homes[model] = bool(self.registry.nodes_with(model))
-            if homes[model]:
+            call = waiter.call
+            key = (call.model, call.engine)
+            if key not in homes:
+                homes[key] = bool(self.registry.nodes_with(call.model, engine=call.engine))
+            patience_s = self._limits.no_node_s if call.no_node_s is None else call.no_node_s
+            if homes[key]:
                 waiter.homeless_since = None
             elif waiter.homeless_since is None:
                 waiter.homeless_since = now
-            elif now - waiter.homeless_since >= self._limits.no_node_s:
+            elif now - waiter.homeless_since >= patience_s:
                 self.lanes.withdraw(waiter.call.call_id)
                 waiter.slot.set_exception(self._no_node(waiter.call))
 
@@ -310,14 +316,16 @@ class Dispatcher:
                 waiter.watcher.queued(position)
 
     def _elsewhere(self, call: Call, avoid: set[str]) -> bool:
-        return any(node.name not in avoid for node in self.registry.nodes_with(call.model))
+        having = self.registry.nodes_with(call.model, engine=call.engine)
+        return any(node.name not in avoid for node in having)
 
     def _no_node(self, call: Call) -> errors.CouncilError:
-        known = self.registry.nodes_with(call.model, answering=False)
+        known = self.registry.nodes_with(call.model, answering=False, engine=call.engine)
         if known:
             names = ", ".join(node.name for node in known)
+            what = "node" if call.engine == "main" else "background engine"
             return errors.NodeUnreachableError(
-                f"every node that has {call.model} is gone ({names}); see `council worker list`",
+                f"every {what} that has {call.model} is gone ({names}); see `council worker list`",
                 node=known[0].name,
                 model=call.model,
             )
@@ -343,6 +351,7 @@ class Dispatcher:
             options=dict(call.options),
             think=call.think,
             call_class=call.call_class,
+            engine=assignment.engine,
             deadline_ms=round((limits.queue_s + limits.load_s + limits.generation_s) * 1000),
             request_id=call.call_id,
             traceparent=call.traceparent,
@@ -358,17 +367,17 @@ class Dispatcher:
         except errors.CouncilError as error:
             if error.node is None:
                 error.node = node.name
-            self._judge(node, assignment.model, error)
+            self._judge(node, assignment, error)
             raise
         except BaseException:
-            node.breaker.returned()
-            node.breaker_of(assignment.model).returned()
+            for breaker in _breakers(node, assignment):
+                breaker.returned()
             raise
-        if node.breaker.succeeded() | node.breaker_of(assignment.model).succeeded():
+        if any([breaker.succeeded() for breaker in _breakers(node, assignment)]):
             self._know(node)
         CALLS.labels(model=call.model, outcome="done").inc()
         self.lanes.release(call.call_id, time.monotonic(), sample(done))
-        known = node.model(assignment.model)
+        known = node.model(assignment.model, assignment.engine)
         return Answer(
             node.name,
             "".join(attempt.answer),
@@ -378,6 +387,7 @@ class Dispatcher:
             attempt.latency(done),
             assignment.model,
             known is not None and known.practice,
+            assignment.engine,
         )
 
     async def _evict(self, node: Node, model: str, engine: str) -> None:
@@ -387,20 +397,26 @@ class Dispatcher:
         except errors.CouncilError as error:
             _log.info("not unloaded", node=node.name, model=model, code=error.code)
 
-    def _judge(self, node: Node, model: str, error: errors.CouncilError) -> None:
-        """Count a failure against its node, or against the model there, where one of them is to blame."""
+    def _judge(self, node: Node, assignment: Assignment, error: errors.CouncilError) -> None:
+        """Count a failure against its engine, or against the model there, where one of them is to blame."""
         now = time.monotonic()
-        of_model = node.breaker_of(model)
+        of_engine, of_model = _breakers(node, assignment)
         if isinstance(error, _OF_THE_MODEL):
             of_model.failed(now)
-            node.breaker.returned()
+            of_engine.returned()
         elif isinstance(error, _NOBODYS_FAULT) or not isinstance(error, errors.RetryableError):
             of_model.returned()
-            node.breaker.returned()
+            of_engine.returned()
         else:
             of_model.returned()
-            node.breaker.failed(now)
+            of_engine.failed(now)
         self._know(node)
+
+
+def _breakers(node: Node, assignment: Assignment) -> tuple[Breaker, Breaker]:
+    """Of the engine that the call runs on, and of its model there."""
+    engine = assignment.engine
+    return node.breaker_on(engine), node.breaker_of(assignment.model, engine)
 
 
 def _stopped() -> errors.NodeDrainingError:

@@ -21,11 +21,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from common.errors import QueueFullError
-from common.protocol import CallClass
+from common.protocol import CallClass, EngineName
 from master.cluster import model_names, swaps
 from master.cluster.choice import Choice, Chooser, Prefixes
 from master.cluster.fair_queue import Ticket
-from master.cluster.placement import Engine, NodeView, Place, Running, Work
+from master.cluster.lane_call import Assignment, Effect, Expired, LaneCall, Preempt
+from master.cluster.placement import Engine, NodeView, Place, Running
 from master.cluster.places import Model, ModelKey, Places
 from master.cluster.speeds import Sample, Speeds
 
@@ -34,69 +35,6 @@ AGE_S = 300.0
 LOOK_AHEAD = 12  # calls of a model that are weighed against waiting
 _MOVES_TOLD = 32
 _LONGEST_RETRY_S = 120.0
-
-
-@dataclass(slots=True, eq=False)
-class LaneCall:
-    """A call as the lanes see it. `deadline`: monotonic seconds until which it may wait.
-
-    `keeps` are models that its session needs next: they are not evicted for it where another can be.
-    """
-
-    call_id: str
-    model: str
-    call_class: CallClass = "interactive"
-    avoid: frozenset[str] = frozenset()
-    session_id: str | None = None
-    prefix_key: str | None = None
-    prompt_tokens: float = 400.0
-    expected_tokens: float = 256.0
-    engine: str = "main"
-    deadline: float = float("inf")
-    keeps: frozenset[str] = frozenset()
-    submitted: float = 0.0
-    aged: bool = False
-    ticket: Ticket | None = None
-
-    @property
-    def work(self) -> Work:
-        return (self.prompt_tokens, self.expected_tokens)
-
-    @property
-    def lane(self) -> CallClass:
-        return "interactive" if self.aged else self.call_class
-
-
-@dataclass(frozen=True, slots=True)
-class Assignment:
-    """The call holds a slot of `model` (its name there) on `node` until it is released or requeued.
-
-    `evict` names a model that has to leave the engine first; `loads`: this call brings the model in.
-    """
-
-    call_id: str
-    node: str
-    model: str
-    engine: str = "main"
-    loads: bool = False
-    evict: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Preempt:
-    """Close the call's stream down to the engine, then `requeue` it."""
-
-    call_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class Expired:
-    """The call waited until its deadline and is forgotten."""
-
-    call_id: str
-
-
-Effect = Assignment | Preempt | Expired
 
 
 @dataclass(slots=True)
@@ -116,7 +54,8 @@ class Lanes:
     _moved: dict[ModelKey, Model] = field(default_factory=dict)
     _background_waiting: int = 0
     _replanning: bool = False
-    _probing: set[str] = field(default_factory=set)  # nodes that may get one call
+    # Engines that may get one call, by node.
+    _probing: dict[str, frozenset[EngineName]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.places = Places(self.speeds)
@@ -127,12 +66,11 @@ class Lanes:
     def know(self, view: NodeView, now: float) -> None:
         """Take in what a node is like now."""
         self.places.know(view, now)
-        self._probing.discard(view.name)
-        if view.probing:
-            self._probing.add(view.name)
+        self._probing[view.name] = frozenset(view.probing)
 
     def forget(self, node: str) -> None:
         self.places.forget(node)
+        self._probing.pop(node, None)
 
     def submit(self, call: LaneCall, now: float) -> None:
         """Let a call wait. Raises `QueueFullError`; background may fill half of the queue."""
@@ -182,7 +120,7 @@ class Lanes:
         self._give_back(model, call, running, now, sample)
         if sample is not None and call.prefix_key:
             self._chooser.prefixes.remember(
-                call.prefix_key, running.place.model, running.place.node, call.prompt_tokens
+                call.prefix_key, model.key, running.place.node, call.prompt_tokens
             )
 
     def requeue(self, call_id: str, now: float) -> None:
@@ -320,8 +258,8 @@ class Lanes:
             for other in list(engine.running.values()):
                 if not other.fixed and not other.leaving:
                     self._leave(other, effects)
-        if place.node in self._probing:
-            self.places.suspend(place.node)
+        if engine.name in self._probing.get(place.node, ()):
+            self.places.suspend(engine)
 
     def _leave(self, running: Running, effects: list[Effect]) -> None:
         """Pre-empt a call; it holds its slot until it is requeued."""
@@ -438,7 +376,7 @@ class Lanes:
         return found
 
     def estimate_s(
-        self, model_name: str, now: float, *, ahead: int | None = None, engine: str = "main"
+        self, model_name: str, now: float, *, ahead: int | None = None, engine: EngineName = "main"
     ) -> float:
         """Seconds until a new call to the model would start, `ahead` calls being before it; infinite where
         no usable node has the model.

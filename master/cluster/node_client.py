@@ -16,6 +16,7 @@ from common.http_client import make_client, make_transport
 from common.protocol import (
     EmbedResponse,
     EngineInfo,
+    EngineName,
     GenerateRequest,
     Health,
     LineSplitter,
@@ -36,10 +37,20 @@ _TRANSPORT_ERRORS = (httpx.HTTPError, httpx.StreamError, aiohttp.ClientError, OS
 
 
 class Inventory(msgspec.Struct, frozen=True):
-    """The models of a node, and how many of them each of its engines holds at once."""
+    """The models of a node, and how many of them each of its engines holds at once.
+
+    `listed`: the engines that told theirs; `None` where a node does not say.
+    """
 
     models: list[ModelInfo]
     max_loaded: dict[str, int] = {}
+    listed: list[str] | None = None
+
+    def of(self, engine: EngineName) -> list[ModelInfo] | None:
+        """The models of one engine; `None` where it did not tell them."""
+        if self.listed is not None and engine not in self.listed:
+            return None
+        return [one for one in self.models if one.engine == engine]
 
 
 class _Engines(msgspec.Struct, frozen=True):

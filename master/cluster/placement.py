@@ -8,10 +8,10 @@ the engine with its other calls costs, divided by the node's weight. docs/decisi
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from common.protocol import CallClass
+from common.protocol import CallClass, EngineName
 from master.cluster import model_names
 from master.cluster.speeds import Speed
 
@@ -33,27 +33,30 @@ class ModelPlace:
     slots: int
     resident: bool
     size: int = 0
-    engine: str = "main"
+    engine: EngineName = "main"
     usable: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class NodeView:
-    """What is known of a node now. `usable` is false while it drains, is gone, or its breaker is open.
+    """What is known of a node now. `usable` are the engines that take calls: none while the node drains or is
+    gone, and not one that is down or whose breaker is open.
 
-    `probing`: half-open, one call may go there. `max_loaded`: models that each engine holds at once.
+    `probing`: engines that are half-open, one call may go there. `max_loaded`: models that each engine holds
+    at once.
     """
 
     name: str
-    models: Mapping[str, ModelPlace]
-    usable: bool = True
-    probing: bool = False
+    models: Sequence[ModelPlace]
+    usable: Collection[EngineName] = ("main", "background")
+    probing: Collection[EngineName] = ()
     weight: float = 1.0
     max_loaded: Mapping[str, int] = field(default_factory=dict)
 
-    def place(self, model: str) -> ModelPlace | None:
-        found = model_names.find(model, self.models)
-        return None if found is None else self.models[found]
+    def place(self, model: str, engine: EngineName = "main") -> ModelPlace | None:
+        there = {one.name: one for one in self.models if one.engine == engine}
+        found = model_names.find(model, there)
+        return None if found is None else there[found]
 
 
 @dataclass(slots=True, eq=False)
@@ -81,7 +84,7 @@ class Engine:
     """One engine of one node: what it runs, what it loads, and what has to leave it."""
 
     node: str
-    name: str
+    name: EngineName
     places: dict[str, Place] = field(default_factory=dict)
     resident: dict[str, Place] = field(default_factory=dict)
     running: dict[str, Running] = field(default_factory=dict)
@@ -185,14 +188,17 @@ class Place:
         return self.speed.load_s
 
     def free_slots(self, call_class: CallClass) -> int:
-        """Slots that a call of this class may take now. One slot of two or more is kept from background."""
+        """Slots that a call of this class may take now. One slot of two or more is kept from background, but
+        not on the engine that is there for it.
+        """
         free = self.slots - len(self.running)
         if call_class == "interactive":
             return free
         if self.engine.fixed and not self.engine.sharing_is_harmless:
             return 0
         background = len(self.running) - self.fixed
-        return min(free, (self.slots - 1 if self.slots > 1 else 1) - background)
+        kept = 1 if self.slots > 1 and self.engine.name != "background" else 0
+        return min(free, self.slots - kept - background)
 
     def preemptible(self) -> list[Running]:
         """Background calls here that may be sent back to the queue, the youngest first."""

@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from common.protocol import CallClass
+from common.protocol import CallClass, EngineName
 from master.cluster import model_names
 from master.cluster.fair_queue import FairQueue
 from master.cluster.placement import (
@@ -25,7 +25,7 @@ from master.cluster.placement import (
 )
 from master.cluster.speeds import Speeds
 
-ModelKey = tuple[str, str]
+ModelKey = tuple[EngineName, str]
 """Engine name, canonical model name."""
 
 _OWN_KNOWLEDGE_S = 3.0  # what was done from here is truer than a report that may be this old
@@ -81,7 +81,7 @@ class Places:
         self.models: dict[ModelKey, Model] = {}
         # Models to look at again: at all places (`None`), or at those of engines where something changed.
         self.dirty: dict[ModelKey, set[Engine] | None] = {}
-        self._nodes: dict[str, dict[str, Engine]] = {}
+        self._nodes: dict[str, dict[EngineName, Engine]] = {}
         self._serials = itertools.count()
 
     def model(self, key: ModelKey) -> Model:
@@ -90,7 +90,7 @@ class Places:
             found = self.models[key] = Model(key)
         return found
 
-    def of(self, call_model: str, engine: str) -> Model:
+    def of(self, call_model: str, engine: EngineName) -> Model:
         return self.model((engine, model_names.canonical(call_model)))
 
     def engines(self, node: str) -> Iterator[Engine]:
@@ -105,14 +105,14 @@ class Places:
     def know(self, view: NodeView, now: float) -> None:
         """Take in what a node is like now."""
         engines = self._nodes.setdefault(view.name, {})
-        told: dict[str, dict[str, ModelPlace]] = {}
-        for one in view.models.values():
+        told: dict[EngineName, dict[str, ModelPlace]] = {}
+        for one in view.models:
             told.setdefault(one.engine, {}).setdefault(model_names.canonical(one.name), one)
         for name in {*engines, *told}:
             engine = engines.get(name)
             if engine is None:
                 engine = engines[name] = Engine(view.name, name)
-            engine.usable, engine.weight = view.usable, view.weight
+            engine.usable, engine.weight = name in view.usable, view.weight
             engine.max_loaded = view.max_loaded.get(name)
             self._know_models(engine, told.get(name, {}), now)
             self.touch(engine)
@@ -122,11 +122,10 @@ class Places:
         for engine in self._nodes.pop(node, {}).values():
             self._know_models(engine, {}, 0.0)
 
-    def suspend(self, node: str) -> None:
-        """Send nothing more there until the node is known anew: its one probe is on the way."""
-        for engine in self.engines(node):
-            engine.usable = False
-            self.touch(engine)
+    def suspend(self, engine: Engine) -> None:
+        """Send nothing more there until its node is known anew: its one probe is on the way."""
+        engine.usable = False
+        self.touch(engine)
 
     def _know_models(self, engine: Engine, told: dict[str, ModelPlace], now: float) -> None:
         for name in [name for name in engine.places if name not in told]:

@@ -12,84 +12,30 @@ import re
 import ssl
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import urlsplit
 
 from common.errors import ConflictError, CouncilError, InvalidRequestError, NotFoundError, SettingsError
 from common.logs import get_logger
-from common.protocol import EngineInfo, Health, ModelInfo
+from common.protocol import EngineName, Health
 from common.tls import Trust, node_name
-from master.cluster import canary, model_names
-from master.cluster.breaker import Breaker
-from master.cluster.history import History
-from master.cluster.node_client import NodeClient
-from master.cluster.placement import ModelPlace, NodeView
+from master.cluster import canary
+from master.cluster.node import ENGINES, Node
+from master.cluster.node_client import Inventory, NodeClient
 from master.cluster.wake import learned_mac
 
-NodeState = Literal["connecting", "healthy", "degraded", "unhealthy", "unreachable"]
+__all__ = ["Node", "Registry"]
 
+_BACKGROUND = "background_engine"  # the check of a node's health that tells of it
 _SAMPLE_TIMEOUT_S = 1.0  # the next heartbeat must not be late for it
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
 _log = get_logger(__name__)
 
 
-@dataclass(slots=True)
-class Node:
-    """One node as the master knows it. `models` are the last ones of its main engine that it told."""
-
-    name: str
-    client: NodeClient
-    state: NodeState = "connecting"
-    draining: bool = False
-    models: list[ModelInfo] = field(default_factory=list)
-    engines: list[EngineInfo] = field(default_factory=list)
-    health: Health | None = None
-    last_seen: float | None = None
-    error: str | None = None
-    breaker: Breaker = field(default_factory=Breaker)
-    model_breakers: dict[str, Breaker] = field(default_factory=dict)
-    max_loaded: dict[str, int] = field(default_factory=dict)
-    weight: float = 1.0
-    reported_name: str | None = None
-    history: History = field(default_factory=History)
-    mac: str | None = None
-
-    @property
-    def answers(self) -> bool:
-        return self.state in ("healthy", "degraded")
-
-    def model(self, name: str) -> ModelInfo | None:
-        found = model_names.find(name, (one.name for one in self.models))
-        return next((one for one in self.models if one.name == found), None)
-
-    def breaker_of(self, model: str) -> Breaker:
-        """The breaker of one model (its name here): what fails by itself says nothing of the others."""
-        return self.model_breakers.setdefault(model, Breaker(threshold=2))
-
-    def view(self, now: float) -> NodeView:
-        return NodeView(
-            self.name,
-            {
-                one.name: ModelPlace(
-                    one.name,
-                    one.slots,
-                    one.resident,
-                    one.size,
-                    one.engine,
-                    one.name not in self.model_breakers or self.model_breakers[one.name].allows(now),
-                )
-                for one in self.models
-            },
-            usable=self.answers and not self.draining and self.breaker.allows(now),
-            probing=not self.breaker.is_closed,
-            weight=self.weight,
-            max_loaded=self.max_loaded,
-        )
-
-
 class Registry:
-    """All nodes by name. `on_change` is called after each heartbeat that may let a waiting call run."""
+    """All nodes by name. `on_change` is called after each heartbeat that may let a waiting call run, and then
+    the `listeners`.
+    """
 
     def __init__(
         self,
@@ -102,6 +48,7 @@ class Registry:
         self.nodes: dict[str, Node] = {}
         self._weights = dict(weights or {})
         self.on_change: Callable[[Node], None] = lambda _node: None
+        self.listeners: list[Callable[[], object]] = []
         self.on_mac: Callable[[str, str], Awaitable[None]] = _ignore_mac
         self._heartbeat_s = heartbeat_s
         self._connect_timeout_s = connect_timeout_s
@@ -190,49 +137,58 @@ class Registry:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         await node.client.aclose()
-        self.on_change(node)
+        self._tell(node)
 
     async def close(self) -> None:
+        self.listeners.clear()
         for name in list(self.nodes):
             await self.remove(name)
 
-    def nodes_with(self, model: str, *, answering: bool = True) -> list[Node]:
+    def nodes_with(self, model: str, *, answering: bool = True, engine: EngineName = "main") -> list[Node]:
+        """The nodes that have the model on this engine, and whose engine serves."""
         return [
             node
             for node in self.nodes.values()
-            if node.model(model) is not None and (node.answers or not answering)
+            if node.model(model, engine) is not None and (node.answers_on(engine) or not answering)
         ]
 
     async def refresh(self, node: Node) -> None:
         """One heartbeat now."""
-        before = node.state
+        before, checks = node.state, node.health.checks if node.health is not None else {}
         try:
             health = await node.client.health()
-            if health.status == "unhealthy":
-                node.state, node.error = "unhealthy", _first_trouble(health)
-            else:
-                # Calls go to the main engine: what only a background engine has cannot be asked for.
+            engines, inventory = node.engines, None
+            if engines == [] or health.checks != checks or node.state == "unreachable":
+                engines = await node.client.engines()
+            # Each engine may serve while the other is down.
+            if health.status != "unhealthy" or health.checks.get(_BACKGROUND) == "connected":
                 inventory = await node.client.inventory()
-                node.models = [one for one in inventory.models if one.engine == "main"]
-                node.max_loaded = inventory.max_loaded
-                node.state, node.error = health.status, None
-            if node.engines == [] or node.state != before:
-                node.engines = await node.client.engines()
-            node.health, node.last_seen = health, time.time()
+            # All at once: whoever looks meanwhile must not see half of it.
+            node.engines, node.health, node.last_seen = engines, health, time.time()
             node.reported_name = health.name
+            node.state = health.status
+            node.error = _first_trouble(health) if health.status == "unhealthy" else None
+            if inventory is not None:
+                _take_stock(node, inventory)
         except CouncilError as error:
             node.state, node.error = "unreachable", error.detail
         if node.state != before:
             _log.info("node state", node=node.name, was=before, state=node.state, reason=node.error)
             self._settled.set()
+        self._tell(node)
+
+    def _tell(self, node: Node) -> None:
         self.on_change(node)
+        for listener in self.listeners:
+            listener()
 
     async def _watch(self, node: Node) -> None:
         while True:
             try:
                 await self.refresh(node)
-                if node.answers and await canary.sing(node):
-                    self.on_change(node)
+                for engine in ENGINES:
+                    if node.answers_on(engine) and await canary.sing(node, engine):
+                        self._tell(node)
                 await self._sample(node)
             except Exception:
                 _log.exception("heartbeat failed", node=node.name)
@@ -254,6 +210,14 @@ class Registry:
         if mac is not None and node.mac is None:
             node.mac = mac
             await self.on_mac(node.name, mac)
+
+
+def _take_stock(node: Node, inventory: Inventory) -> None:
+    """An engine that did not tell its models keeps those that it had."""
+    of_main, of_background = inventory.of("main"), inventory.of("background")
+    node.models = node.models if of_main is None else of_main
+    node.background_models = node.background_models if of_background is None else of_background
+    node.max_loaded = inventory.max_loaded
 
 
 async def _ignore_mac(_name: str, _mac: str) -> None:

@@ -9,14 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from master.cluster import model_names
+from master.cluster.lane_call import Effect, LaneCall
 from master.cluster.placement import PREEMPT_S, TYPICAL_WORK, Place, Running
 from master.cluster.places import Model, Places, running_s
-
-if TYPE_CHECKING:
-    from master.cluster.lanes import Effect, LaneCall
 
 _LOOKED_AT = 8
 _PATIENCE_LOADS = 2.0

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from master.api.schemas import CreateSession
 
 _FIRST_MODELS_S = 30.0
+_NODE_BACK_S = 5.0  # a guess: a node that restarts is seen within seconds, a PC that sleeps is not
 
 
 class Planner:
@@ -52,12 +53,7 @@ class Planner:
         needed = list(dict.fromkeys([*models, chairman]))
         missing = [name for name in needed if not self._registry.nodes_with(name)]
         if missing:
-            have = ", ".join(sorted(one.name for one in candidates)) or "none"
-            raise ModelUnavailableError(
-                f"no node has {', '.join(missing)}; the cluster has: {have}. "
-                "Fetch a model with `council models pull NAME`",
-                model=missing[0],
-            )
+            raise self._unavailable(missing, candidates)
         if request.quorum is not None and request.quorum > len(seats):
             raise InvalidRequestError(f"a quorum of {request.quorum} cannot be met by {len(seats)} agents")
         conversation_id = str(request.conversation_id) if request.conversation_id else None
@@ -79,6 +75,28 @@ class Planner:
             contexts=self._contexts(everyone),
             created_at=time.time(),
             practice=any(self._is_practice(name) for name in needed),
+        )
+
+    def _unavailable(self, missing: list[str], candidates: list[Candidate]) -> ModelUnavailableError:
+        """Whether nobody has the models, or those who have them do not answer now: that may pass."""
+        asleep = {name: self._registry.nodes_with(name, answering=False) for name in missing}
+        unknown = [name for name, nodes in asleep.items() if not nodes]
+        if unknown:
+            have = ", ".join(sorted(one.name for one in candidates)) or "none"
+            return ModelUnavailableError(
+                f"no node has {', '.join(unknown)}; the cluster has: {have}. "
+                "Fetch a model with `council models pull NAME`",
+                model=unknown[0],
+            )
+        told = "; ".join(
+            f"{name} is on {', '.join(node.name for node in nodes)}" for name, nodes in asleep.items()
+        )
+        return ModelUnavailableError(
+            f"no node that answers has {', '.join(missing)}: {told}. See `council worker list`; ask again "
+            "when it is back, or choose other models",
+            node=asleep[missing[0]][0].name,
+            model=missing[0],
+            retry_after_s=_NODE_BACK_S,
         )
 
     async def _candidates(self) -> list[Candidate]:

@@ -38,8 +38,9 @@ _BUSY_TIMEOUT_MS = 5000
 # A server that restarts is back in a few seconds: until then nobody is told that it failed.
 _RECONNECT_S = 10.0
 _RECONNECT_PAUSE_S = 0.2
+APPLICATION = "lan-council"  # how a server lists our connections
 _SERVER = {
-    "application_name": "lan-council",
+    "application_name": APPLICATION,
     "connect_timeout": 5,
     # A server whose machine or network went away without a word is noticed within ten seconds.
     "keepalives": 1,
@@ -56,6 +57,10 @@ _DRIVERS = {
     "postgresql": "postgresql+psycopg",
     "postgres": "postgresql+psycopg",
 }
+
+
+Address = URL
+"""Where a database is, for who only passes it on."""
 
 
 def parse_address(address: str) -> URL:

@@ -36,12 +36,10 @@ def upgrade(connection: Connection) -> None:
         connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
         connection.exec_driver_sql("SET LOCAL lock_timeout = 0")
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_MIGRATING})")
-    config = Config()
-    config.set_main_option("script_location", str(_FOLDER).replace("%", "%%"))
+    config = _config()
     config.attributes["connection"] = connection
-    scripts = ScriptDirectory.from_config(config)
-    current = MigrationContext.configure(connection).get_current_revision()
-    if current == scripts.get_current_head():
+    current = current_revision(connection)
+    if current == head_revision():
         return
     try:
         command.upgrade(config, "head")
@@ -49,3 +47,24 @@ def upgrade(connection: Connection) -> None:
         raise SettingsError(
             f"the database was made by a newer version of lan-council (revision {current}); upgrade this one"
         ) from error
+
+
+def current_revision(connection: Connection) -> str | None:
+    """The revision of the tables that are there; `None` where there are none of ours."""
+    return MigrationContext.configure(connection).get_current_revision()
+
+
+def head_revision() -> str | None:
+    """The revision of the tables that this program uses."""
+    return ScriptDirectory.from_config(_config()).get_current_head()
+
+
+def knows_revision(revision: str) -> bool:
+    """Whether this program can bring tables of that revision up to date."""
+    return revision in {one.revision for one in ScriptDirectory.from_config(_config()).walk_revisions()}
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(_FOLDER).replace("%", "%%"))
+    return config

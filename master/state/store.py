@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from master.state import migrate
 from master.state.access import AccessRepository
+from master.state.archives import ArchiveRepository
 from master.state.data_lock import DataLock
 from master.state.database import (
     Transactions,
@@ -23,10 +24,7 @@ from master.state.database import (
     protect_file,
     require_space,
 )
-from master.state.job_calls import JobCallRepository
-from master.state.jobs import JobRepository
 from master.state.nodes import NodeRepository
-from master.state.schedules import ScheduleRepository
 from master.state.sessions import SessionRepository
 from master.state.speeds import SpeedRepository
 from master.state.tables import PulseRow
@@ -44,9 +42,7 @@ class Store:
         self.nodes = NodeRepository(self._transactions)
         self.access = AccessRepository(self._transactions)
         self.speeds = SpeedRepository(self._transactions)
-        self.jobs = JobRepository(self._transactions)
-        self.job_calls = JobCallRepository(self._transactions)
-        self.schedules = ScheduleRepository(self._transactions)
+        self.archives = ArchiveRepository(self._transactions)
 
     @classmethod
     async def open(cls, url: str, *, data_dir: Path) -> Store:

@@ -19,7 +19,7 @@ from typing import Any
 
 import psutil
 
-from tests.bench import calls, chunks, council, idle, peers, scheduling, sockets
+from tests.bench import calls, chunks, council, idle, isolation, peers, scheduling, sockets
 from tests.bench.figures import Figure, Scale, table
 
 BENCHES: dict[str, Callable[[Scale], Coroutine[Any, Any, list[Figure]]]] = {
@@ -27,6 +27,7 @@ BENCHES: dict[str, Callable[[Scale], Coroutine[Any, Any, list[Figure]]]] = {
     "calls": calls.run,
     "chunks": chunks.run,
     "idle": idle.run,
+    "isolation": isolation.run,
     "sockets": sockets.run,
     "scheduling": scheduling.run,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -17,17 +18,19 @@ class Scale:
     stream_s: float
     council_rounds: int
     starts: int
+    chats: int
 
     @classmethod
     def of(cls, *, long: bool) -> Scale:
-        return cls(12, 1000, 3.0, 5, 9) if long else cls(4, 300, 1.5, 2, 3)
+        return cls(12, 1000, 3.0, 5, 9, 100) if long else cls(4, 300, 1.5, 2, 3, 20)
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
     """`value` beside `peer_value` (a bound or a peer of the same run, in the same unit).
 
-    `target` is the most that `judged` may be. `spread` is the least and the most of the rounds.
+    `target` is the most that `judged` may be: the value, its ratio to the peer's, or the excess over
+    the peer's. `spread` is the least and the most of the rounds.
     """
 
     what: str
@@ -36,7 +39,7 @@ class Figure:
     peer: str = ""
     peer_value: float | None = None
     target: float | None = None
-    judged: Literal["value", "ratio"] = "value"
+    judged: Literal["value", "ratio", "more"] = "value"
     spread: tuple[float, float] | None = None
 
     @property
@@ -47,7 +50,8 @@ class Figure:
     @property
     def met(self) -> bool | None:
         """None where nothing is asked for, or where the peer to compare with is missing."""
-        judged = self.value if self.judged == "value" else self.ratio
+        more = None if self.peer_value is None else self.value - self.peer_value
+        judged = {"value": self.value, "ratio": self.ratio, "more": more}[self.judged]
         return None if self.target is None or judged is None else judged <= self.target
 
     def as_json(self) -> dict[str, Any]:
@@ -61,7 +65,7 @@ def median(values: Iterable[float]) -> float:
 def percentile(values: Sequence[float], share: float) -> float:
     """The value that `share` of them (0 to 1) do not exceed: the nearest rank."""
     ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+    return ordered[max(math.ceil(share * len(ordered)) - 1, 0)]
 
 
 def of_rounds(
@@ -103,9 +107,11 @@ def _row(one: Figure) -> tuple[str, ...]:
     peer = "" if one.peer_value is None else f"{one.peer} {_number(one.peer_value)} {one.unit}"
     target = ""
     if one.target is not None:
-        target = (
-            f"≤ {one.target:g} of bound" if one.judged == "ratio" else f"≤ {one.target:g} {one.unit}".strip()
-        )
+        target = {
+            "value": f"≤ {one.target:g} {one.unit}".strip(),
+            "ratio": f"≤ {one.target:g} of {one.peer}",
+            "more": f"≤ {one.target:g} {one.unit} more",
+        }[one.judged]
     met = {None: "", True: "yes", False: "NO"}[one.met]
     return (one.what, figure, peer, "" if one.ratio is None else f"{one.ratio:.3g}", target, met)
 

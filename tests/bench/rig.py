@@ -62,6 +62,7 @@ class Rig:
     node: processes.Program
     master: processes.Program
     client: aiohttp.ClientSession
+    slots: int
     routes: list[Route] = field(default_factory=list)
 
 
@@ -76,11 +77,16 @@ def resident_mb(pid: int) -> float:
 
 @asynccontextmanager
 async def rig(
-    models: Iterable[Mapping[str, Any]], *, slots: int = SLOTS, peer: bool = False
+    models: Iterable[Mapping[str, Any]],
+    *,
+    slots: int = SLOTS,
+    shared_speed: float = 0.0,
+    peer: bool = False,
+    master_env: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Rig]:
     """Everything between a client and a stand-in that has `models` loaded, with a warm connection each."""
     resident = [dict(model, resident=True) for model in models]
-    config = {"models": resident, "slots": slots, "max_loaded": 16}
+    config = {"models": resident, "slots": slots, "max_loaded": 16, "shared_speed": shared_speed}
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
         engine = stack.enter_context(StandInProcess(config))
@@ -90,10 +96,14 @@ async def rig(
         )
         # The beat of a default installation: tests use a faster one, which would count as work per call.
         master = await stack.enter_async_context(
-            processes.master(folder / "master", nodes={"pc2": node.url}, env={"COUNCIL_HEARTBEAT_S": "2"})
+            processes.master(
+                folder / "master",
+                nodes={"pc2": node.url},
+                env={"COUNCIL_HEARTBEAT_S": "2", **(master_env or {})},
+            )
         )
         client = await stack.enter_async_context(session())
-        found = Rig(engine, node, master, client)
+        found = Rig(engine, node, master, client, slots)
         found.routes.append(Route("direct", f"{engine.base_url}/api/chat", "ollama"))
         if peer:
             names = [str(model["name"]) for model in resident]

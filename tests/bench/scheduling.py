@@ -9,7 +9,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
-from master.cluster.lanes import Assignment, LaneCall, Lanes
+from master.cluster.lane_call import Assignment, LaneCall
+from master.cluster.lanes import Lanes
 from master.cluster.speeds import Sample, Speeds
 from tests.bench.figures import Figure, Scale, percentile
 from tests.simulation import optimum, workload

@@ -3,6 +3,7 @@
 `COUNCIL_TEST_URL` points the tests that need no script at a running master instead.
 """
 
+import contextlib
 import os
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import ConsoleMessage, Dialog, Page, Request, async_playwright
+from playwright.async_api import Browser, ConsoleMessage, Dialog, Page, Request, async_playwright
 
 from tests.page.fake_master import FakeMaster, running
 
@@ -35,13 +36,28 @@ def browser_path() -> str:
     pytest.skip(message)
 
 
-@pytest_asyncio.fixture
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One loop for all tests of the page, because they share a browser: its start costs more than a test."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents and pytest_asyncio.is_async_test(item):
+            item.add_marker(pytest.mark.asyncio(loop_scope="session"), append=False)
+
+
+@pytest_asyncio.fixture(loop_scope="session", scope="session")
+async def browser() -> AsyncIterator[Browser]:
+    async with async_playwright() as playwright:
+        running_browser = await playwright.chromium.launch(executable_path=browser_path(), args=FLAGS)
+        yield running_browser
+        await running_browser.close()
+
+
+@pytest_asyncio.fixture(loop_scope="session")
 async def fake() -> AsyncIterator[FakeMaster]:
     """The scripted master; set its `script` before the page asks."""
     yield FakeMaster()
 
 
-@pytest_asyncio.fixture
+@pytest_asyncio.fixture(loop_scope="session")
 async def base_url(fake: FakeMaster) -> AsyncIterator[str]:
     """Where the page is served from."""
     given = os.environ.get("COUNCIL_TEST_URL")
@@ -83,17 +99,18 @@ class Watch:
         return [error for error in self.errors if not any(part in error for part in self.allowed)]
 
 
-@pytest_asyncio.fixture
+@pytest_asyncio.fixture(loop_scope="session")
 async def watch() -> Watch:
     """Tests that provoke an error name it in `watch.allowed`."""
     return Watch()
 
 
-@pytest_asyncio.fixture
-async def open_page(base_url: str, watch: Watch) -> AsyncIterator[OpenPage]:
-    """Opens the page: `await open_page(width=390, dark=True, path="#/cluster")`."""
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=browser_path(), args=FLAGS)
+@pytest_asyncio.fixture(loop_scope="session")
+async def open_page(browser: Browser, base_url: str, watch: Watch) -> AsyncIterator[OpenPage]:
+    """Opens the page, each time for somebody who was never here:
+    `await open_page(width=390, dark=True, path="#/cluster")`.
+    """
+    async with contextlib.AsyncExitStack() as visits:
 
         async def open_(
             width: int = 1280, height: int = 860, dark: bool = False, path: str = "", **more: Any
@@ -101,6 +118,7 @@ async def open_page(base_url: str, watch: Watch) -> AsyncIterator[OpenPage]:
             context = await browser.new_context(
                 viewport={"width": width, "height": height}, color_scheme="dark" if dark else "light", **more
             )
+            visits.push_async_callback(context.close)
             context.set_default_timeout(10_000)
             page = await context.new_page()
             watch.follow(page)
@@ -109,7 +127,6 @@ async def open_page(base_url: str, watch: Watch) -> AsyncIterator[OpenPage]:
             return page
 
         yield open_
-        await browser.close()
     assert watch.unexpected() == []
     assert [one for one in watch.addresses if not one.startswith((base_url, "data:", "blob:"))] == []
 

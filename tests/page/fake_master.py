@@ -77,6 +77,7 @@ class FakeMaster:
         self.script = Script()
         self.models: list[dict[str, Any]] = MODELS
         self.refusal: Response | None = None
+        self.background: dict[str, Any] | None = None
         self.key: str | None = None
         self.sessions: dict[str, FakeSession] = {}
         self.requests: list[tuple[str, str]] = []
@@ -165,7 +166,11 @@ class FakeMaster:
             return JSONResponse({"models": self.models})
         if request.url.path.endswith("workers"):
             return JSONResponse({"workers": WORKERS})
+        if request.url.path.endswith("engine"):
+            return JSONResponse(self.background)
         checks = {"engine": "connected", "database": "connected", "nodes": "3 of 3"}
+        if self.background is not None:
+            checks["background_engine"] = self.background["state"]
         return JSONResponse(
             {
                 "status": "healthy",
@@ -228,6 +233,7 @@ class FakeMaster:
                 Route("/api/council/models", self.cluster),
                 Route("/api/cluster/workers", self.cluster),
                 Route("/health", self.cluster),
+                Route("/api/background/engine", self.cluster),
                 Route("/api/login", self.login, methods=["POST"]),
                 Route("/api/conversations/{id}", self.conversation),
                 WebSocketRoute(f"{session}/events", self.watch),

@@ -97,6 +97,30 @@ async def test_the_cluster_shows_nodes_health_and_models(open_page: OpenPage, pi
     await picture(page, "cluster-desktop-light")
 
 
+async def test_background_work_that_runs_elsewhere_is_told_until_its_engine_is_back(
+    fake: FakeMaster, open_page: OpenPage, picture: Picture
+) -> None:
+    warning = "the background engine is down: its calls run on the main engine"
+    fake.background = {
+        "state": "down",
+        "policy": "main_with_warning",
+        "target": "main",
+        "warning": warning,
+        "model": {"name": "phi3.5", "note": None},
+        "engines": [{"node": "pc2", "state": "down", "models": ["llama3.2:3b"]}],
+    }
+    page = await open_page()
+    notice = page.get_by_role("status").filter(has_text=warning)
+    await notice.wait_for()
+    await expect(notice).to_contain_text("Down: pc2.")
+    await picture(page, "background-engine-down")
+    await notice.get_by_role("link", name="Cluster").click()
+    await page.get_by_role("heading", name="Cluster", exact=True).wait_for()
+    fake.background |= {"state": "connected", "target": "background", "warning": None}
+    await page.get_by_role("button", name="Refresh").click()
+    await notice.wait_for(state="detached")
+
+
 async def test_a_master_that_wants_a_key_gets_it_from_a_form(
     fake: FakeMaster, open_page: OpenPage, watch: Watch
 ) -> None:

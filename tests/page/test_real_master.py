@@ -27,7 +27,7 @@ def harmful(name: str) -> StandInModel:
     )
 
 
-@pytest_asyncio.fixture
+@pytest_asyncio.fixture(loop_scope="session")
 async def base_url(tmp_path: Path) -> AsyncIterator[str]:
     async with (
         StandInOllama([harmful(name) for name in MODELS], slots=5) as ollama,

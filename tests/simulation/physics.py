@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from common.protocol import CallClass
+from master.cluster.node import ENGINES
 from master.cluster.placement import ModelPlace, NodeView
 from master.cluster.speeds import Learned, Quantity, Sample
 from worker_node.admission import Admission, Admit, Decision
@@ -35,6 +36,7 @@ class NodeSpec:
     max_loaded: int = 1
     sharing: float = 0.0
     resident: tuple[str, ...] = ()
+    cached_share: float = CACHED_SHARE
 
     def known(self) -> list[Learned]:
         """Its true speeds, as a master that has worked with it for long would have learned them."""
@@ -51,7 +53,10 @@ class NodeSpec:
 
 @dataclass(slots=True, eq=False)
 class SimCall:
-    """One call of the workload and what became of it."""
+    """One call of the workload and what became of it.
+
+    `guessed` is what the master takes for its prompt and answer tokens, where that is not what they are.
+    """
 
     call_id: str
     model: str
@@ -60,6 +65,7 @@ class SimCall:
     prefix_key: str | None = None
     prompt_tokens: float = 400.0
     answer_tokens: float = 256.0
+    guessed: tuple[float, float] | None = None
     keeps: frozenset[str] = frozenset()
     submitted: float = 0.0
     first_started: float | None = None
@@ -123,11 +129,11 @@ class SimNode:
     def view(self, *, usable: bool = True) -> NodeView:
         return NodeView(
             self.spec.name,
-            {
-                name: ModelPlace(name, one.slots, name in self.resident, one.size)
+            [
+                ModelPlace(name, one.slots, name in self.resident, one.size)
                 for name, one in self.spec.models.items()
-            },
-            usable,
+            ],
+            ENGINES if usable else (),
             max_loaded={"main": self.spec.max_loaded},
         )
 
@@ -200,7 +206,7 @@ class SimNode:
         if call.prefix_key is not None:
             known = self._prefixes.get((call.model, call.prefix_key))
             if known is not None:
-                prompt -= CACHED_SHARE * min(known, prompt)
+                prompt -= self.spec.cached_share * min(known, prompt)
                 job.cached = True
             self._prefixes[call.model, call.prefix_key] = min(known or prompt, call.prompt_tokens)
         prompt_s = prompt * spec.prompt_s_per_token

@@ -6,7 +6,8 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Protocol
 
-from master.cluster.lanes import Assignment, Effect, LaneCall, Lanes
+from master.cluster.lane_call import Assignment, Effect, LaneCall
+from master.cluster.lanes import Lanes
 from master.cluster.placement import NodeView
 from master.cluster.speeds import Sample, Speeds
 from tests.simulation.physics import NodeSpec, SimCall
@@ -47,6 +48,7 @@ class Ours:
         self.lanes.know(view, now)
 
     def submit(self, call: SimCall, now: float) -> None:
+        prompt, answer = call.guessed or (call.prompt_tokens, call.answer_tokens)
         self.lanes.submit(
             LaneCall(
                 call.call_id,
@@ -55,8 +57,8 @@ class Ours:
                 call.avoid,
                 session_id=call.session_id,
                 prefix_key=call.prefix_key,
-                prompt_tokens=call.prompt_tokens,
-                expected_tokens=call.answer_tokens,
+                prompt_tokens=prompt,
+                expected_tokens=answer,
                 keeps=call.keeps,
             ),
             now,
@@ -93,7 +95,7 @@ class _Balancer:
         self._changed = False
 
     def know(self, view: NodeView, now: float) -> None:
-        self._usable[view.name] = view.usable
+        self._usable[view.name] = bool(view.usable)
         self._changed = True
 
     def submit(self, call: SimCall, now: float) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from common.protocol import CallClass
-from master.cluster.lanes import Assignment, Expired, Preempt
+from master.cluster.lane_call import Assignment, Expired, Preempt
 from tests.simulation.physics import Cluster, Happened, SimCall, Trouble
 from tests.simulation.policies import Policy
 

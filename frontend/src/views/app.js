@@ -2,6 +2,7 @@
 import { signal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
 import { keyWanted } from "../api.js";
+import { backgroundEngine } from "../cluster-store.js";
 import { html } from "../html.js";
 import { spoken, toasts } from "../notices.js";
 import { route } from "../router.js";
@@ -9,12 +10,21 @@ import { AskView } from "./ask.js";
 import { ClusterView } from "./cluster.js";
 import { Icon } from "./icons.js";
 import { KeyForm } from "./key-form.js";
+import { Banner } from "./parts.js";
 import { OpenSession } from "./session.js";
 import { Sidebar, ThemeButton } from "./sidebar.js";
 
 const drawerOpen = signal(false);
 
 const toMain = () => document.getElementById("main")?.focus({ preventScroll: true });
+
+/** @param {{engine: import("../wire.js").BackgroundEngine}} props */
+function BackgroundNotice({ engine }) {
+  const down = engine.engines.filter((one) => one.state === "down").map((one) => one.node);
+  return html`<${Banner} kind="warning" role="status" title="Background work:">
+    <span> ${engine.warning}. ${down.length > 0 && `Down: ${down.join(", ")}. `}</span><a href="#/cluster">Cluster</a>
+  <//>`;
+}
 
 export function App() {
   const here = route.value;
@@ -40,6 +50,7 @@ export function App() {
           <${ThemeButton} />
         </header>
         <main id="main" tabindex="-1">
+          ${backgroundEngine.value?.warning && html`<${BackgroundNotice} engine=${backgroundEngine.value} />`}
           ${keyWanted.value ? html`<${KeyForm} />`
             : here.name === "session" ? html`<${OpenSession} key=${here.id} id=${here.id} />`
             : here.name === "cluster" ? html`<${ClusterView} />` : html`<${AskView} />`}

@@ -10,7 +10,7 @@ import { Banner, ProblemBanner } from "./parts.js";
 const partName = (part) => {
   if (typeof part === "string") return part;
   const { name, kind, version, status } = /** @type {any} */ (part ?? {});
-  return [kind ?? name ?? "engine", version, status && `(${status})`].filter(Boolean).join(" ");
+  return [name === "background" && kind ? `${kind} for background` : (kind ?? name ?? "engine"), version, status && `(${status})`].filter(Boolean).join(" ");
 };
 
 /** @param {import("../wire.js").Worker["slots"]} slots */
@@ -22,7 +22,7 @@ const slotsText = (slots) => {
 
 /** @param {{worker: import("../wire.js").Worker}} props */
 function Node({ worker }) {
-  const held = (worker.models ?? []).map((model) => (typeof model === "string" ? { name: model, resident: false } : model));
+  const held = (worker.models ?? []).map((model) => (typeof model === "string" ? { name: model, resident: false, engine: "main" } : model));
   return html`<article class="card node" aria-label=${`Node ${worker.name}`}>
     <div class="card-head"><h3>${worker.name}</h3><span class=${`pill ${worker.state ?? ""}`}><i class="dot"></i>${worker.state ?? "unknown"}</span></div>
     <dl class="facts">
@@ -32,7 +32,7 @@ function Node({ worker }) {
       ${worker.slots != null && html`<div><dt>Slots</dt><dd>${slotsText(worker.slots)}</dd></div>`}
     </dl>
     ${worker.error && html`<p class="note">${worker.error}</p>`}
-    <ul class="tags" aria-label="Models">${held.map((model) => html`<li key=${model.name} class=${model.resident ? "resident" : ""}>${model.name}</li>`)}</ul>
+    <ul class="tags" aria-label="Models">${held.map((model) => html`<li key=${`${model.engine} ${model.name}`} class=${model.resident ? "resident" : ""}>${model.name}${model.engine === "background" && " (background)"}</li>`)}</ul>
   </article>`;
 }
 

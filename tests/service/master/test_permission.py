@@ -29,10 +29,9 @@ KEY = "the key of the people of this house"
 ID = "00000000-0000-4000-8000-000000000000"
 _VALUES = {
     "session_id": ID,
+    "archive_id": ID,
     "conversation_id": ID,
     "agent_id": "agent_1",
-    "job_id": ID,
-    "batch_id": ID,
     "name": "nobody",
     "path": "app.js",
 }

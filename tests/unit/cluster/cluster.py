@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from master.cluster.lanes import Assignment, Effect, LaneCall, Lanes, Preempt
+from master.cluster.lane_call import Assignment, Effect, LaneCall, Preempt
+from master.cluster.lanes import Lanes
+from master.cluster.node import ENGINES
 from master.cluster.placement import ModelPlace, NodeView
 from master.cluster.speeds import Learned, Quantity, Speeds
 
@@ -19,9 +21,9 @@ def node(
 ) -> NodeView:
     return NodeView(
         name,
-        {model: ModelPlace(model, slots, resident) for model, slots, resident in models},
-        usable,
-        probing,
+        [ModelPlace(model, slots, resident) for model, slots, resident in models],
+        ENGINES if usable else (),
+        ENGINES if probing else (),
         weight,
         {} if max_loaded is None else {"main": max_loaded},
     )

@@ -9,8 +9,8 @@ import pytest
 from common.protocol import Health, HealthStatus
 from master.cluster.breaker import Breaker
 from master.cluster.condition import trouble
+from master.cluster.node import Node, NodeState
 from master.cluster.node_client import NodeClient
-from master.cluster.registry import Node, NodeState
 
 
 def node(state: NodeState, **fields: Any) -> Node:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import QueueFullError
-from master.cluster.lanes import Assignment, Expired, Preempt
+from master.cluster.lane_call import Assignment, Expired, Preempt
 from tests.unit.cluster.cluster import background, lanes_of, node, placed, preempted, speeds, submit
 
 

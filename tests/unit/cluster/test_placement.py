@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from master.cluster.lanes import Assignment
+from master.cluster.lane_call import Assignment
 from master.cluster.speeds import Sample
 from tests.unit.cluster.cluster import lanes_of, node, placed, speeds, submit
 

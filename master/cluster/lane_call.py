@@ -1,0 +1,72 @@
+"""A call as the lanes see it, and what they decide about it: what goes in and what comes out. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from common.protocol import CallClass, EngineName
+from master.cluster.fair_queue import Ticket
+from master.cluster.placement import Work
+
+
+@dataclass(slots=True, eq=False)
+class LaneCall:
+    """A call as the lanes see it. `deadline`: monotonic seconds until which it may wait.
+
+    `keeps` are models that its session needs next: they are not evicted for it where another can be.
+    """
+
+    call_id: str
+    model: str
+    call_class: CallClass = "interactive"
+    avoid: frozenset[str] = frozenset()
+    session_id: str | None = None
+    prefix_key: str | None = None
+    prompt_tokens: float = 400.0
+    expected_tokens: float = 256.0
+    engine: EngineName = "main"
+    deadline: float = float("inf")
+    keeps: frozenset[str] = frozenset()
+    submitted: float = 0.0
+    aged: bool = False
+    ticket: Ticket | None = None
+
+    @property
+    def work(self) -> Work:
+        return (self.prompt_tokens, self.expected_tokens)
+
+    @property
+    def lane(self) -> CallClass:
+        return "interactive" if self.aged else self.call_class
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """The call holds a slot of `model` (its name there) on `node` until it is released or requeued.
+
+    `evict` names a model that has to leave the engine first; `loads`: this call brings the model in.
+    """
+
+    call_id: str
+    node: str
+    model: str
+    engine: EngineName = "main"
+    loads: bool = False
+    evict: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Preempt:
+    """Close the call's stream down to the engine, then `requeue` it."""
+
+    call_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Expired:
+    """The call waited until its deadline and is forgotten."""
+
+    call_id: str
+
+
+Effect = Assignment | Preempt | Expired

@@ -1,0 +1,275 @@
+"""Archives as a service: keeps a conversation first, tells a quick summary, queues the job for the rest."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any, Protocol
+from uuid import uuid4
+
+from common.errors import ConflictError, CouncilError, NotFoundError
+from common.logs import get_logger
+from common.settings import MasterSettings
+from master.background.candidates import DEFAULT_BACKGROUND_MODEL
+from master.cluster import model_names
+from master.cluster.calls import Call, SilentWatcher
+from master.cluster.dispatch import Dispatcher
+from master.cluster.registry import Registry
+from master.council.budget import Measure, count_bytes, estimate_tokens
+from master.council.service import CouncilService
+from master.council.view import CouncilSession
+from master.knowledge import prompts, quick, session_text
+from master.knowledge.archive_text import search_text, stored_terms
+from master.knowledge.chunks import split, write_plan
+from master.knowledge.messages import Conversation, Said, dump, hash_of, title_of
+from master.knowledge.sections import SCHEMA_VERSION
+from master.state.archive_records import Archive, NewArchive
+from master.state.store import Store
+
+MOST_CHUNK_TOKENS = 3000  # small models lose the thread in longer texts, whatever their context
+MOST_ANSWER_TOKENS = 1024
+_USUAL_CONTEXT = 4096
+_QUICK_ROOM = 1500  # tokens of the conversation that a quick summary reads
+_QUICK_ANSWER = 160
+_log = get_logger(__name__)
+
+
+class Jobs(Protocol):
+    """What archives ask of the queue of jobs."""
+
+    async def add_summarise(self, db: Any, archive_id: str) -> str:
+        """Queue the job in a transaction of ours; returns its id."""
+        ...
+
+    async def cancel(self, job_id: str) -> None:
+        """End a job; one that has ended is no error."""
+        ...
+
+
+class ArchiveService:
+    """`jobs` is `None` where no jobs run: then archives are stored, and structured once there are."""
+
+    def __init__(
+        self,
+        *,
+        settings: MasterSettings,
+        store: Store,
+        registry: Registry,
+        dispatcher: Dispatcher,
+        council: CouncilService,
+        jobs: Jobs | None = None,
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._registry = registry
+        self._dispatcher = dispatcher
+        self._council = council
+        self._jobs = jobs
+
+    # -- archiving ----------------------------------------------------------------------------------------
+
+    async def archive_session(self, session_id: str, title: str | None = None) -> tuple[Archive, bool]:
+        """Archive one session: (the archive, whether it is new).
+
+        Raises `NotFoundError`, and `ConflictError` where it runs or has no answer.
+        """
+        session = await self._council.get(session_id)
+        if session.state not in session_text.ENDED:
+            raise ConflictError("the session still runs; archive it when it has ended")
+        return await self._archive_sessions([session], "session", title)
+
+    async def archive_conversation(
+        self, conversation_id: str, title: str | None = None
+    ) -> tuple[Archive, bool]:
+        """Archive all sessions of a conversation that have an answer, in order. Raises as above."""
+        found = await self._store.sessions.conversation(conversation_id)
+        ended = [one.id for one in found.sessions if one.state in session_text.ENDED]
+        if not ended:
+            raise ConflictError("no session of this conversation has ended yet; archive it when one has")
+        sessions = [await self._council.get(one) for one in ended]
+        return await self._archive_sessions(sessions, "conversation", title or found.title)
+
+    async def archive_latest(self, title: str | None = None) -> tuple[Archive, bool]:
+        """Archive the conversation that was used last. Raises `NotFoundError` where there is none."""
+        conversations, _ = await self._store.sessions.conversations(limit=20)
+        for one in conversations:
+            try:
+                return await self.archive_conversation(one.id, title)
+            except (ConflictError, NotFoundError):
+                continue
+        raise NotFoundError(
+            "there is no conversation with an answer yet; ask the council first, or send `messages`"
+        )
+
+    async def archive_messages(
+        self, messages: Sequence[Said], title: str | None = None
+    ) -> tuple[Archive, bool]:
+        """Archive a conversation that was held elsewhere."""
+        return await self._keep_and_tell(self.prepare(Conversation(tuple(messages), title)), messages)
+
+    async def _archive_sessions(
+        self, sessions: Sequence[CouncilSession], source: str, title: str | None
+    ) -> tuple[Archive, bool]:
+        answered = [(one, session_text.messages_of(one)) for one in sessions]
+        messages = tuple(said for _, found in answered for said in found)
+        if not messages:
+            raise ConflictError("there is no answer to archive: no session of it ended with one")
+        kept = [one for one, found in answered if found]
+        new = self.prepare(
+            Conversation(messages, title, source, occurred_at=kept[0].created_at.timestamp()), kept
+        )
+        return await self._keep_and_tell(new, messages)
+
+    async def _keep_and_tell(self, new: NewArchive, messages: Sequence[Said]) -> tuple[Archive, bool]:
+        archive_id, created = await self.keep(new)
+        if created:
+            summary = await self._quick_summary(new, messages)
+            if summary is not None:
+                text, model = summary
+                await self._store.archives.set_quick_summary(archive_id, text, model)
+        return await self._store.archives.get(archive_id), created
+
+    async def keep(self, new: NewArchive) -> tuple[str, bool]:
+        """Store a conversation and queue its job, in one transaction: (archive id, whether it is new).
+
+        One that is known keeps its archive; where that failed, or never had a job, it gets one.
+        """
+        jobs = self._jobs
+        if jobs is None:
+            return await self._store.archives.add(new, None)
+        archive_id, created = await self._store.archives.add(new, lambda db: jobs.add_summarise(db, new.id))
+        if not created:
+            await self._requeue(archive_id)
+        return archive_id, created
+
+    async def queue_stored(self) -> int:
+        """Queue a job for every archive that is only stored; returns how many."""
+        if self._jobs is None:
+            return 0
+        waiting = await self._store.archives.without_job()
+        return sum([await self._requeue(archive_id) for archive_id in waiting])
+
+    async def _requeue(self, archive_id: str) -> bool:
+        jobs = self._jobs
+        if jobs is None:
+            return False
+        return await self._store.archives.requeue(archive_id, lambda db: jobs.add_summarise(db, archive_id))
+
+    def prepare(self, conversation: Conversation, sessions: Sequence[CouncilSession] = ()) -> NewArchive:
+        """The row of a conversation, with its chunks cut for the background model of now."""
+        messages = conversation.messages
+        raw, title = dump(messages), title_of(conversation)
+        context, measure = self._background_context()
+        answer = min(MOST_ANSWER_TOKENS, context // 3)
+        room = min(MOST_CHUNK_TOKENS, context - answer - prompts.INSTRUCTION_TOKENS)
+        chunks = split(messages, room, measure)
+        first_words = quick.extract(messages)
+        occurred = conversation.occurred_at
+        return NewArchive(
+            id=str(uuid4()),
+            raw_sha256=hash_of(raw),
+            source=conversation.source,
+            reference=conversation.reference,
+            title=title,
+            messages=raw,
+            messages_count=len(messages),
+            characters=sum(len(one.content) for one in messages),
+            chunks_total=len(chunks),
+            plan=write_plan(chunks, answer),
+            quick_summary=first_words,
+            schema_version=SCHEMA_VERSION,
+            search_text=search_text(title, first_words, messages),
+            conversation_id=sessions[0].conversation_id if sessions else None,
+            session_ids=[one.id for one in sessions],
+            notes=[session_text.note_of(one) for one in sessions],
+            occurred_at=datetime.fromtimestamp(occurred, UTC) if occurred is not None else None,
+            practice=any(one.practice for one in sessions),
+            terms=stored_terms(title, messages),
+        )
+
+    # -- the models ---------------------------------------------------------------------------------------
+
+    def _background_context(self) -> tuple[int, Measure]:
+        """The smallest slot, in tokens, that a background call may meet now, and how tokens are counted."""
+        models = [model for node in self._registry.nodes.values() for model in node.models if node.answers]
+        wanted = self._settings.ollama_background_model or DEFAULT_BACKGROUND_MODEL
+        able = [one for one in models if not one.capabilities or "completion" in one.capabilities]
+        named = model_names.find(wanted, (one.name for one in able))
+        chosen = [one for one in able if one.name == named] or [one for one in able if not one.practice]
+        chosen = chosen or able
+        if not chosen:
+            return _USUAL_CONTEXT, estimate_tokens
+        measure = count_bytes if any(one.practice for one in chosen) else estimate_tokens
+        return min(one.context_length for one in chosen), measure
+
+    def _quick_model(self) -> tuple[str, int] | None:
+        """The model that answers soonest, with its context: the background model, else a small loaded one."""
+        models = [
+            model
+            for node in self._registry.nodes.values()
+            if node.answers and not node.draining
+            for model in node.models
+            if not model.practice and (not model.capabilities or "completion" in model.capabilities)
+        ]
+        if not models:
+            return None
+        wanted = self._settings.ollama_background_model or DEFAULT_BACKGROUND_MODEL
+        named = model_names.find(wanted, (one.name for one in models))
+        first = min(models, key=lambda one: (one.name != named, not one.resident, one.size, one.name))
+        return first.name, first.context_length
+
+    async def _quick_summary(self, new: NewArchive, messages: Sequence[Said]) -> tuple[str, str] | None:
+        """Two sentences of a model, and its name; `None` where none answers well within its time."""
+        chosen = self._quick_model()
+        if chosen is None:
+            return None
+        model, context = chosen
+        room = min(_QUICK_ROOM, context - _QUICK_ANSWER - prompts.INSTRUCTION_TOKENS)
+        call = Call(
+            call_id=f"quick-{new.id}",
+            model=model,
+            messages=prompts.quick_summary(new.raw_sha256, messages, max(room, 64)),
+            options={"temperature": 0.1, "num_predict": _QUICK_ANSWER},
+            think=False,
+            expected_tokens=60,
+        )
+        try:
+            async with asyncio.timeout(self._settings.quick_summary_timeout_s):
+                answer = await self._dispatcher.run(call, SilentWatcher())
+        except (CouncilError, TimeoutError) as error:
+            _log.info("no quick summary", archive_id=new.id, model=model, reason=str(error) or "timeout")
+            return None
+        text = quick.usable(answer.text, messages)
+        return None if text is None else (text, answer.model or model)
+
+    # -- forgetting ---------------------------------------------------------------------------------------
+
+    async def delete(self, archive_id: str) -> None:
+        """Forget an archive for good; its job is cancelled. Raises `NotFoundError`."""
+        job_id = await self._store.archives.delete(archive_id)
+        if job_id is not None and self._jobs is not None:
+            try:
+                await self._jobs.cancel(job_id)
+            except CouncilError as error:
+                # The job finds no archive and ends by itself.
+                _log.info("job not cancelled", job_id=job_id, code=error.code)
+
+    async def origin_deleted(
+        self,
+        *,
+        session_id: str | None = None,
+        conversation_id: str | None = None,
+        with_archives: bool = False,
+    ) -> int:
+        """What becomes of the archives of something that is deleted: they stay with a mark, or go too.
+
+        Returns how many there are.
+        """
+        found = await self._store.archives.holding(session_id=session_id, conversation_id=conversation_id)
+        if with_archives:
+            for one in found:
+                await self.delete(one)
+        else:
+            await self._store.archives.mark_origin_deleted(found)
+        return len(found)

@@ -1,0 +1,97 @@
+"""Lists of archives and their statistics."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Row, Select, func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from master.knowledge.words import fold
+from master.state.archive_records import SUMMARY_FIELDS, ArchiveSummary, Statistics, Status
+from master.state.archive_tables import ArchiveRow
+from master.state.listing import after
+
+MOST_SHARED_TERMS = 24
+MOST_SHARED_ROWS = 20_000
+_MOST_WORDS = 16
+_SUMMARY = tuple(getattr(ArchiveRow, name) for name in SUMMARY_FIELDS)
+
+
+def page(
+    q: str | None,
+    status: str | None,
+    source: str | None,
+    conversation_id: str | None,
+    superseded: bool,
+    limit: int,
+    cursor: str | None,
+) -> Select[Any]:
+    """Summaries, one row more than `limit`. The text that is searched was folded as the words are here."""
+    query = select(*_SUMMARY).order_by(ArchiveRow.created_at.desc(), ArchiveRow.id.desc())
+    for word in fold(q or "").split()[:_MOST_WORDS]:
+        query = query.where(ArchiveRow.search_text.contains(word, autoescape=True))
+    for column, wanted in (
+        (ArchiveRow.status, status),
+        (ArchiveRow.source, source),
+        (ArchiveRow.conversation_id, conversation_id),
+    ):
+        if wanted is not None:
+            query = query.where(column == wanted)
+    if not superseded:
+        query = query.where(ArchiveRow.superseded_by.is_(None))
+    return after(query, ArchiveRow.created_at, ArchiveRow.id, cursor).limit(limit + 1)
+
+
+def summary(row: Row[Any]) -> ArchiveSummary:
+    return ArchiveSummary(**row._mapping)
+
+
+async def statistics(db: AsyncSession) -> Statistics:
+    current = ArchiveRow.superseded_by.is_(None)
+
+    async def counted(column: Any) -> dict[str, int]:
+        rows = await db.execute(select(column, func.count()).where(current).group_by(column))
+        return {name: count for name, count in rows}
+
+    sums = (
+        await db.execute(
+            select(
+                func.count(),
+                *(
+                    func.coalesce(func.sum(column), 0)
+                    for column in (
+                        ArchiveRow.messages_count,
+                        ArchiveRow.characters,
+                        ArchiveRow.items_count,
+                        ArchiveRow.dropped,
+                        ArchiveRow.prompt_tokens,
+                        ArchiveRow.completion_tokens,
+                    )
+                ),
+            ).where(current)
+        )
+    ).one()
+    waiting = (Status.STORED.value, Status.QUEUED.value, Status.RUNNING.value)
+    total, messages, characters, items, dropped, prompt_tokens, completion_tokens = (int(one) for one in sums)
+    replaced = await db.scalar(select(func.count()).where(~current)) or 0
+    oldest = await db.scalar(
+        select(ArchiveRow.created_at)
+        .where(current, ArchiveRow.status.in_(waiting))
+        .order_by(ArchiveRow.created_at)
+        .limit(1)
+    )
+    by_status = {one.value: 0 for one in Status} | await counted(ArchiveRow.status)
+    return Statistics(
+        total=total,
+        by_status=by_status,
+        by_source=await counted(ArchiveRow.source),
+        messages=messages,
+        characters=characters,
+        items=items,
+        dropped=dropped,
+        prompt_tokens=prompt_tokens,
+        completion_tokens=completion_tokens,
+        superseded=replaced,
+        oldest_waiting_at=oldest,
+    )

@@ -1,0 +1,208 @@
+"""Programs of ours forked from a process that has imported them once, instead of started from nothing.
+
+A fresh interpreter spends a second and more of CPU on imports before a master answers, and the service tests
+start hundreds; a fork costs some milliseconds. What is forked is a process like any other: it has a pid, an
+environment, standard streams, signals and an exit code of its own, and it runs the same `main` as
+`python -m`. Tests about the start of an interpreter itself use `sys.executable`. POSIX only: see `AVAILABLE`.
+
+This module is both ends: `fork` is what the tests call; `python -m tests.zygote FD` is the process, which
+takes orders from that socket one after the other, each with the descriptors that the program gets.
+"""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import importlib
+import json
+import os
+import runpy
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+AVAILABLE = sys.platform != "win32"
+_ROOT = Path(__file__).resolve().parents[1]
+_FORK_S = 60.0  # the first order waits for the imports
+# No module that starts a thread when it is imported: a fork would have none of them.
+_IMPORTS = (
+    "aiosqlite",
+    "alembic.command",
+    "alembic.ddl.impl",
+    "common.tls",
+    "master.main",
+    "sqlalchemy.dialects.sqlite.aiosqlite",
+    "uvicorn.protocols.websockets.websockets_sansio_impl",
+    "uvloop",
+    "worker_node.app",
+    "worker_node.engine_choice",
+    "worker_node.engines.ollama",
+    "worker_node.server",
+    "worker_node.service",
+    "worker_node.standing",
+)
+
+
+# -- the tests' end ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Forked:
+    """A running program. `status` can be read: it ends with the program, after its exit code as one line."""
+
+    pid: int
+    status: int
+
+
+def fork(
+    module: str,
+    arguments: Sequence[str],
+    *,
+    streams: tuple[int, int, int],
+    env: Mapping[str, str],
+    cwd: Path = _ROOT,
+) -> Forked:
+    """Do what `python -m module arguments` does, with these descriptors as its standard streams.
+
+    The caller keeps the descriptors and closes `status`.
+    """
+    return _zygote().fork(
+        {"module": module, "argv": list(arguments), "env": dict(env), "cwd": str(cwd)}, streams
+    )
+
+
+class _Zygote:
+    def __init__(self) -> None:
+        ours, its = socket.socketpair()
+        with its:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "tests.zygote", str(its.fileno())],
+                cwd=_ROOT,
+                stdin=subprocess.DEVNULL,
+                pass_fds=[its.fileno()],
+            )
+        ours.settimeout(_FORK_S)
+        self._socket = ours
+        self._turn = threading.Lock()
+        atexit.register(self.end)
+
+    def fork(self, order: dict[str, Any], streams: tuple[int, int, int]) -> Forked:
+        source, status = os.pipe()
+        try:
+            with self._turn:
+                socket.send_fds(self._socket, [json.dumps(order).encode() + b"\n"], [*streams, status])
+                answer = self._socket.recv(64)
+        finally:
+            os.close(status)
+        if not answer:
+            os.close(source)
+            raise RuntimeError(f"the zygote has ended with {self._process.wait()}")
+        return Forked(int(answer), source)
+
+    def end(self) -> None:
+        self._socket.close()
+        self._process.wait()
+
+
+_made: dict[int, _Zygote] = {}
+
+
+def _zygote() -> _Zygote:
+    """The one of this process, started when it is first needed."""
+    return _made.setdefault(os.getpid(), _made.get(os.getpid()) or _Zygote())
+
+
+# -- the process ------------------------------------------------------------------------------------------
+
+
+class _Nursery:
+    """Forks programs and tells how they ended."""
+
+    def __init__(self, orders: socket.socket) -> None:
+        self._orders = orders
+        self._running: dict[int, int] = {}  # pid: where its exit code goes
+
+    def serve(self) -> str | None:
+        """Take orders until the tests have gone. A forked child returns at once, with the module to run."""
+        waking, woken = socket.socketpair()
+        for one in (waking, woken):
+            one.setblocking(False)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the tests, which close the socket
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(woken.fileno())
+        with selectors.DefaultSelector() as selector, waking, woken:
+            selector.register(self._orders, selectors.EVENT_READ)
+            selector.register(waking, selectors.EVENT_READ)
+            while True:
+                for key, _ in selector.select():
+                    if key.fileobj is waking:
+                        waking.recv(4096)
+                        self._reap()
+                        continue
+                    order, descriptors = self._next_order()
+                    if order is None:
+                        return None
+                    *streams, status = descriptors
+                    pid = os.fork()
+                    if pid == 0:
+                        signal.set_wakeup_fd(-1)
+                        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                        signal.signal(signal.SIGINT, signal.default_int_handler)
+                        return self._become(order, streams, status)
+                    self._running[pid] = status
+                    for descriptor in streams:
+                        os.close(descriptor)
+                    self._orders.sendall(b"%d\n" % pid)
+
+    def _next_order(self) -> tuple[dict[str, Any] | None, list[int]]:
+        data, descriptors, _, _ = socket.recv_fds(self._orders, 65536, 4)
+        while data and not data.endswith(b"\n"):
+            data += self._orders.recv(65536)
+        return (json.loads(data) if data else None), descriptors
+
+    def _reap(self) -> None:
+        for pid in list(self._running):
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if ended:
+                told = self._running.pop(pid)
+                try:
+                    os.write(told, b"%d\n" % os.waitstatus_to_exitcode(status))
+                except BrokenPipeError:  # nobody wants to know
+                    pass
+                os.close(told)
+
+    def _become(self, order: dict[str, Any], streams: Sequence[int], status: int) -> str:
+        for number, descriptor in enumerate(streams):
+            os.dup2(descriptor, number)
+        for descriptor in (*streams, status, *self._running.values()):
+            os.close(descriptor)
+        self._orders.close()
+        os.chdir(order["cwd"])
+        os.environ.clear()
+        os.environ.update(order["env"])
+        sys.argv[1:] = order["argv"]
+        return str(order["module"])
+
+
+def _main() -> None:
+    for name in _IMPORTS:
+        importlib.import_module(name)
+    assert threading.active_count() == 1, threading.enumerate()
+    gc.collect()
+    gc.freeze()  # a collection in a child would copy every page
+    with socket.socket(fileno=int(sys.argv[1])) as orders:
+        module = _Nursery(orders).serve()
+    if module is not None:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    # A child ends as any interpreter does, through here, with what is registered for its end.
+    _main()
