@@ -104,6 +104,41 @@ def check(
         )
 
 
+def migrate(
+    to: Annotated[
+        str, typer.Option("--to", help="The new place: postgresql://… or sqlite:///FOLDER/council.db.")
+    ],
+    data_dir: DataDirOption = None,
+    database_url: DatabaseOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Copy everything to another database, verified, and leave this one as it is. The master must not run."""
+    from master.cli.terminal import print_json, tell
+    from master.state.database import parse_address
+    from master.state.moving import move
+
+    address, folder = _place(data_dir, database_url, config)
+    target = parse_address(to)
+
+    def progress(table: str, copied: int, rows: int) -> None:
+        if rows and not as_json:
+            tell(f"  {table}: {copied} of {rows}")
+
+    moved = move(address, target, folder, progress=progress)
+    if as_json:
+        print_json(moved.to_json())
+        return
+    rows = sum(rows for rows, _ in moved.tables.values())
+    typer.echo(
+        f"copied {rows} rows of {len(moved.tables)} tables to {moved.target}; counts and hashes are equal"
+    )
+    tell(
+        "From now on start the master with COUNCIL_DATABASE_URL set to that address. The old database is as "
+        "it was; delete it when you are sure."
+    )
+
+
 def _look(address: Address, _folder: Path) -> dict[str, Any]:
     from master.state.checkup import check as look
 

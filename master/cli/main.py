@@ -45,7 +45,7 @@ GROUPS = {
     ),
     "db": (
         "The database: backups, checks, moving it.",
-        {name: f"database:{name}" for name in ("backup", "restore", "check")},
+        {name: f"database:{name}" for name in ("backup", "restore", "check", "migrate")},
     ),
     "config": (
         "Settings and certificates.",
