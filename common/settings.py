@@ -1,9 +1,9 @@
 """Settings of both programs: defaults < TOML file < environment < flags.
 
 The file has one table per program, `[master]` and `[node]`; an unknown table or key is an error, and so is
-a value of the wrong type. Users' names such as `GENERATION_TIMEOUT` and `OLLAMA_BASE_URL` are read exactly;
-every other environment name carries the prefix `COUNCIL_`. A model is built once, in the entry point of a
-program, by `load`, and passed down.
+a value of the wrong type. Users' names such as `GENERATION_TIMEOUT`, `OLLAMA_BASE_URL` and `BG_MAX_CPU` are
+read exactly; every other environment name carries the prefix `COUNCIL_`. A model is built once, in the entry
+point of a program, by `load`, and passed down.
 """
 
 from __future__ import annotations
@@ -53,6 +53,12 @@ class _Program(BaseSettings):
         "auto", description="`auto`: console on a terminal, else JSON lines."
     )
     connect_timeout_s: float = Field(10.0, gt=0, description="Longest wait for a connection (seconds).")
+    exclusive_programs: list[str] = Field(
+        default_factory=list,
+        validation_alias=env("BG_EXCLUSIVE_PROGRAMS", field="exclusive_programs"),
+        description="Programs that want this machine for themselves, such as `blender`: while one runs here, "
+        "background work does not.",
+    )
 
     @field_validator("key", check_fields=False)
     @classmethod
@@ -374,6 +380,96 @@ class MasterSettings(_Program):
     event_retention_s: float = Field(
         600.0, ge=0, description="How long events are held after a session's end (seconds)."
     )
+    bg_idle_threshold_s: float = Field(
+        300.0,
+        ge=0,
+        validation_alias=env("BG_IDLE_THRESHOLD", field="bg_idle_threshold_s"),
+        description="Background work begins when nobody has asked anything for so long (seconds).",
+    )
+    bg_long_idle_threshold_s: float = Field(
+        1800.0,
+        ge=0,
+        validation_alias=env("BG_LONG_IDLE_THRESHOLD", field="bg_long_idle_threshold_s"),
+        description="Long background jobs begin when nobody has asked anything for so long (seconds); never "
+        "before BG_IDLE_THRESHOLD.",
+    )
+    bg_overnight: bool = Field(
+        False,
+        validation_alias=env("BG_OVERNIGHT", field="bg_overnight"),
+        description="Let everything run in the night's window, long jobs too, without waiting for an idle "
+        "time. People who work at night notice it, so it has to be asked for; idle machines work at "
+        "night anyway.",
+    )
+    bg_overnight_start: int = Field(
+        22,
+        ge=0,
+        le=23,
+        validation_alias=env("BG_OVERNIGHT_START", field="bg_overnight_start"),
+        description="Hour at which the night's window opens, on the clock of the master's machine.",
+    )
+    bg_overnight_end: int = Field(
+        6,
+        ge=0,
+        le=23,
+        validation_alias=env("BG_OVERNIGHT_END", field="bg_overnight_end"),
+        description="Hour at which the night's window closes; the same as its start: it is always open.",
+    )
+    bg_max_cpu: float = Field(
+        0.5,
+        gt=0,
+        le=1,
+        validation_alias=env("BG_MAX_CPU", field="bg_max_cpu"),
+        description="Share of a machine's CPU that other programs may take before background work stops "
+        "there; 1 switches this off.",
+    )
+    bg_max_memory: float = Field(
+        0.75,
+        gt=0,
+        le=1,
+        validation_alias=env("BG_MAX_MEMORY", field="bg_max_memory"),
+        description="Share of a machine's memory that other programs may take before nothing new starts "
+        "there; 1 switches this off.",
+    )
+    bg_on_battery: bool = Field(
+        False,
+        validation_alias=env("BG_ON_BATTERY", field="bg_on_battery"),
+        description="Let background work run on machines that run on battery.",
+    )
+    bg_enable_lora: bool = Field(
+        False,
+        validation_alias=env("BG_ENABLE_LORA", field="bg_enable_lora"),
+        description="Train an adapter on the archives. The trainer does not exist yet: `true` is refused.",
+    )
+    bg_lora_lr: float = Field(
+        1e-4,
+        gt=0,
+        validation_alias=env("BG_LORA_LR", field="bg_lora_lr"),
+        description="Learning rate of that training.",
+    )
+    bg_lora_batch: int = Field(
+        4,
+        ge=1,
+        validation_alias=env("BG_LORA_BATCH", field="bg_lora_batch"),
+        description="Examples in one step of that training.",
+    )
+    bg_lora_r: int = Field(
+        8, ge=1, validation_alias=env("BG_LORA_R", field="bg_lora_r"), description="Rank of the adapter."
+    )
+    bg_lora_alpha: float = Field(
+        16.0,
+        gt=0,
+        validation_alias=env("BG_LORA_ALPHA", field="bg_lora_alpha"),
+        description="Scale of the adapter.",
+    )
+
+    @field_validator("bg_enable_lora")
+    @classmethod
+    def _trainer_exists(cls, value: bool) -> bool:
+        if value:
+            raise ValueError(
+                "the trainer of adapters (LoRA) does not exist yet; leave BG_ENABLE_LORA unset or false"
+            )
+        return value
 
     @property
     def serves_tls(self) -> bool:

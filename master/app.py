@@ -20,6 +20,7 @@ from master.api import (
     cluster,
     conversations,
     events,
+    gate,
     health,
     joining,
     keys,
@@ -32,6 +33,7 @@ from master.api import (
 from master.api.direct import DirectRoutes
 from master.api.guard import Access, Guard
 from master.background.calls import BackgroundCalls
+from master.background.gatekeeper import Gatekeeper
 from master.cluster.dispatch import Dispatcher, Limits
 from master.cluster.registry import Registry, parse_node_setting, parse_weights
 from master.cluster.speed_keeping import keeping
@@ -71,9 +73,10 @@ def create_app(settings: MasterSettings) -> FastAPI:
     app.state.access = access
     problems.install(app)
     routed = (openai, sessions, events, models, cluster, background_engine, joining, keys, conversations)
-    for module in (*routed, archives, health, page):
+    for module in (*routed, archives, gate, health, page):
         app.include_router(module.router)
     # What is added later is asked earlier: the guard first, these last.
+    app.add_middleware(gate.Ears)
     app.add_middleware(DirectRoutes, end_points={openai.CHAT_PATH: openai.chat_completions})
     if settings.cors_origins:
         app.add_middleware(
@@ -103,8 +106,14 @@ async def _services(settings: MasterSettings) -> AsyncIterator[Services]:
         stack.push_async_callback(registry.close)
         dispatcher = Dispatcher(registry, Limits.of(settings), max_waiting=settings.max_waiting_calls)
         await stack.enter_async_context(keeping(dispatcher.speeds, store.speeds))
+        gatekeeper = Gatekeeper(settings, registry, calls_on=dispatcher.lanes.running_on)
+        dispatcher.in_use = gatekeeper.in_use
+        await stack.enter_async_context(gatekeeper.running())
         background = BackgroundCalls(
-            dispatcher, policy=settings.background_policy, model=settings.ollama_background_model
+            dispatcher,
+            policy=settings.background_policy,
+            model=settings.ollama_background_model,
+            gate=gatekeeper,
         )
         registry.on_mac = store.nodes.set_mac
         check_wake_settings(settings.wake, settings.wake_address)
@@ -118,7 +127,16 @@ async def _services(settings: MasterSettings) -> AsyncIterator[Services]:
         renewing = asyncio.create_task(authority.renewing()) if authority else None
         try:
             yield Services(
-                settings, store, registry, dispatcher, background, council, kept, keyring, authority
+                settings,
+                store,
+                registry,
+                dispatcher,
+                background,
+                council,
+                kept,
+                keyring,
+                gatekeeper,
+                authority,
             )
         finally:
             if renewing is not None:

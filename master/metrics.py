@@ -26,3 +26,10 @@ BACKGROUND_CALLS = Counter(
     ["engine"],
     registry=REGISTRY,
 )
+GATE_OPEN = Gauge("council_gate_open", "Whether background work may run somewhere now.", registry=REGISTRY)
+GATE_MOVES = Counter(
+    "council_gate_moves",
+    "Moves of the gate and of machines, by the state they lead to.",
+    ["state"],
+    registry=REGISTRY,
+)

@@ -10,6 +10,7 @@ from fastapi import Depends, Request
 
 from common.settings import MasterSettings
 from master.background.calls import BackgroundCalls
+from master.background.gatekeeper import Gatekeeper
 from master.cluster.dispatch import Dispatcher
 from master.cluster.registry import Registry
 from master.council.service import CouncilService
@@ -31,6 +32,7 @@ class Services:
     council: CouncilService
     archives: ArchiveService
     keyring: KeyRing
+    gatekeeper: Gatekeeper
     authority: ClusterAuthority | None
     started_at: float = field(default_factory=time.monotonic)
 

@@ -55,11 +55,15 @@ _model_decoder = msgspec.json.Decoder(ModelRequest)
 _pull_decoder = msgspec.json.Decoder(PullRequest)
 
 
-def create_app(service: NodeService, *, keys: Sequence[str], data_dir: Path) -> App:
-    """The ASGI application. No `keys`: nobody is asked for one (see `Gatekeeper`)."""
+def create_app(
+    service: NodeService, *, keys: Sequence[str], data_dir: Path, exclusive: Sequence[str] = ()
+) -> App:
+    """The ASGI application. No `keys`: nobody is asked for one (see `Gatekeeper`). `exclusive`: programs for
+    which background work makes way; the node tells which of them run.
+    """
     calls = GenerateRoute(service)
     hot = {"/api/generate": calls.generate, "/api/generate/batch": calls.batch}
-    rest = _fastapi(service, data_dir)
+    rest = _fastapi(service, data_dir, exclusive)
 
     async def route(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["method"] == "POST" and (end_point := hot.get(scope["path"])):
@@ -90,11 +94,11 @@ def _problem(error: CouncilError) -> Response:
     )
 
 
-def _fastapi(service: NodeService, data_dir: Path) -> FastAPI:
+def _fastapi(service: NodeService, data_dir: Path, exclusive: Sequence[str]) -> FastAPI:
     # No documentation page: it would load its scripts from another host.
     app = FastAPI(title="lan-council worker node", version=program_version(), docs_url=None, redoc_url=None)
     _add_errors(app)
-    _add_health(app, service, data_dir)
+    _add_health(app, service, data_dir, exclusive)
     _add_models(app, service)
     return app
 
@@ -120,7 +124,7 @@ def _add_errors(app: FastAPI) -> None:
         return _problem(InternalError("the node failed; its log has the details"))
 
 
-def _add_health(app: FastAPI, service: NodeService, data_dir: Path) -> None:
+def _add_health(app: FastAPI, service: NodeService, data_dir: Path, exclusive: Sequence[str]) -> None:
     @app.get("/health")
     async def health() -> Response:
         checks: dict[str, str] = {}
@@ -151,7 +155,7 @@ def _add_health(app: FastAPI, service: NodeService, data_dir: Path) -> None:
 
         def look() -> dict[str, Any]:
             engines = {str(name): lane.engine.process_ids() for name, lane in service.lanes.items()}
-            return {**system_health(data_dir, engines), "gpus": gpus(), "network": network_cards()}
+            return {**system_health(data_dir, engines, exclusive), "gpus": gpus(), "network": network_cards()}
 
         return _json(await asyncio.to_thread(look))
 

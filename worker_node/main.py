@@ -125,7 +125,7 @@ async def serve(
     )
     keys = [key for key in (settings.key, member.key if member else None) if key is not None]
     await run(
-        create_app(service, keys=keys, data_dir=settings.data_dir),
+        create_app(service, keys=keys, data_dir=settings.data_dir, exclusive=settings.exclusive_programs),
         service,
         listener,
         url=url_of(listener, settings.host, "https" if tls else "http"),

@@ -36,6 +36,7 @@ _PERSON_FOLDERS = (
     "/api/conversations",
     "/api/conversation",
     "/api/structured_archive",
+    "/api/background/register_activity",
     "/v1",
 )
 

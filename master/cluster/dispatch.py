@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,6 +86,8 @@ class Dispatcher:
         self.registry = registry
         self.speeds = speeds or Speeds()
         self.lanes = Lanes(max_waiting=max_waiting, speeds=self.speeds)
+        # Entered for as long as an interactive call waits or runs.
+        self.in_use: Callable[[], AbstractContextManager[None]] = nullcontext
         self._limits = limits
         self._waiters: dict[str, _Waiter] = {}
         self._attempts: dict[str, Attempt] = {}
@@ -101,7 +105,8 @@ class Dispatcher:
             raise _stopped()
         self._callers.add(caller)
         try:
-            return await self._run(call, watcher)
+            with self.in_use() if call.call_class == "interactive" else nullcontext():
+                return await self._run(call, watcher)
         except asyncio.CancelledError:
             if not self._stopping:
                 raise

@@ -45,6 +45,8 @@ class Node:
     reported_name: str | None = None
     history: History = field(default_factory=History)
     mac: str | None = None
+    systems_told: int = 0  # how often its machine was looked at, and when last (monotonic seconds)
+    system_told_at: float = float("-inf")
 
     @property
     def answers(self) -> bool:

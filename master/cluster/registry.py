@@ -20,6 +20,7 @@ from common.logs import get_logger
 from common.protocol import EngineName, Health
 from common.tls import Trust, node_name
 from master.cluster import canary
+from master.cluster.history import EVERY_S
 from master.cluster.node import ENGINES, Node
 from master.cluster.node_client import Inventory, NodeClient
 from master.cluster.wake import learned_mac
@@ -27,6 +28,7 @@ from master.cluster.wake import learned_mac
 __all__ = ["Node", "Registry"]
 
 _BACKGROUND = "background_engine"  # the check of a node's health that tells of it
+_SECOND_SAMPLE_S = 1.0
 _SAMPLE_TIMEOUT_S = 1.0  # the next heartbeat must not be late for it
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
 _log = get_logger(__name__)
@@ -50,6 +52,9 @@ class Registry:
         self.on_change: Callable[[Node], None] = lambda _node: None
         self.listeners: list[Callable[[], object]] = []
         self.on_mac: Callable[[str, str], Awaitable[None]] = _ignore_mac
+        # Told of each look at a node's machine, which is taken every `sample_every_s`.
+        self.on_system: Callable[[Node, float, dict[str, Any]], None] = lambda _node, _at, _system: None
+        self.sample_every_s = EVERY_S
         self._heartbeat_s = heartbeat_s
         self._connect_timeout_s = connect_timeout_s
         # One context for all nodes: the authority is the same, the name that is asked for differs.
@@ -196,12 +201,18 @@ class Registry:
 
     async def _sample(self, node: Node) -> None:
         """Note how busy the machine is; what a busy one does not tell in time is left out."""
-        now = time.time()
-        if node.answers and node.history.is_due(now):
+        now = time.monotonic()
+        # CPU is a difference: the second look comes soon after the first.
+        every_s = _SECOND_SAMPLE_S if node.systems_told == 1 else self.sample_every_s
+        tells = node.answers or node.state == "unhealthy"
+        if tells and now - node.system_told_at >= every_s:
             with contextlib.suppress(CouncilError, TimeoutError):
                 async with asyncio.timeout(_SAMPLE_TIMEOUT_S):
                     system = await node.client.system()
-                    node.history.add(now, system)
+                    node.systems_told, node.system_told_at = node.systems_told + 1, time.monotonic()
+                    if node.history.is_due(time.time()):
+                        node.history.add(time.time(), system)
+                    self.on_system(node, node.system_told_at, system)
                     await self._learn_mac(node, system)
 
     async def _learn_mac(self, node: Node, system: dict[str, Any]) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 
 from common.errors import CouncilError, RequestError, RetryableError
+from master.background.states import TRANSITIONS as GATE_MOVES
+from master.background.states import GateState
 from master.council.states import OVER, TRANSITIONS, State
 
 
@@ -43,9 +45,18 @@ def state_diagram() -> str:
     return "\n".join([*lines, "```"])
 
 
+def gate_diagram() -> str:
+    """The gate's table of moves as a Mermaid diagram, each move with its reason."""
+    lines = ["```mermaid", "stateDiagram-v2", f"    [*] --> {GateState.ACTIVE}"]
+    for state, moves in GATE_MOVES.items():
+        lines += [f"    {state} --> {after}: {reason}" for after, reason in moves.items()]
+    return "\n".join([*lines, "```"])
+
+
 PARTS = {
     "docs/api.md": {"errors": errors_table},
     "docs/architecture.md": {"states": state_diagram},
+    "docs/guides/background.md": {"gate": gate_diagram},
 }
 
 

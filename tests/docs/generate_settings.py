@@ -50,10 +50,10 @@ the file is an error that lists the known ones. An unknown `COUNCIL_…` name in
 `council doctor` points it out. An empty variable counts as unset; a list in the environment is cut at its
 commas. `council config show` prints every value and where it comes from, with keys masked.
 
-Names that Ollama's users know are read exactly as they are (`OLLAMA_NUM_PARALLEL`, `GENERATION_TIMEOUT`); all
-others begin with `COUNCIL_`. Examples to start from: [configs/master.toml](../configs/master.toml),
-[configs/worker.toml](../configs/worker.toml), [configs/two-engines.toml](../configs/two-engines.toml),
-[configs/.env.sample](../configs/.env.sample).
+Names that Ollama's users know are read exactly as they are (`OLLAMA_NUM_PARALLEL`, `GENERATION_TIMEOUT`), and
+those of background work begin with `BG_`; all others begin with `COUNCIL_`. Examples to start from:
+[configs/master.toml](../configs/master.toml), [configs/worker.toml](../configs/worker.toml),
+[configs/two-engines.toml](../configs/two-engines.toml), [configs/.env.sample](../configs/.env.sample).
 """
 
 _SAMPLE_HEAD = """\

@@ -16,7 +16,7 @@ CONFIGS = ROOT / "configs"
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
-        if name.startswith(("COUNCIL_", "OLLAMA_")) or name == "GENERATION_TIMEOUT":
+        if name.startswith(("COUNCIL_", "OLLAMA_", "BG_")) or name == "GENERATION_TIMEOUT":
             monkeypatch.delenv(name)
 
 

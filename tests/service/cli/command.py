@@ -27,7 +27,7 @@ class Council:
     home: Path
 
     def environment(self, **extra: str) -> dict[str, str]:
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(("COUNCIL_", "OLLAMA_"))}
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("COUNCIL_", "OLLAMA_", "BG_"))}
         return {
             **kept,
             "PYTHONPATH": str(ROOT),

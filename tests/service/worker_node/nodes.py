@@ -78,7 +78,9 @@ class NodeProcess:
 
     def __init__(self, tmp_path: Path, *flags: str, **environment: str) -> None:
         clean = {
-            key: value for key, value in os.environ.items() if not key.startswith(("COUNCIL_", "OLLAMA_"))
+            key: value
+            for key, value in os.environ.items()
+            if not key.startswith(("COUNCIL_", "OLLAMA_", "BG_"))
         }
         self.process = subprocess.Popen(
             [sys.executable, "-m", "worker_node", "--port", "0", "--data-dir", str(tmp_path), *flags],

@@ -15,7 +15,7 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     import os
 
     for name in list(os.environ):
-        if name.startswith(("COUNCIL_", "OLLAMA_")) or name == "GENERATION_TIMEOUT":
+        if name.startswith(("COUNCIL_", "OLLAMA_", "BG_")) or name == "GENERATION_TIMEOUT":
             monkeypatch.delenv(name)
 
 
