@@ -17,6 +17,7 @@ CouncilError
 │   ├── StallTimeoutError         stall_timeout       504
 │   ├── LoadTimeoutError          load_timeout        504
 │   ├── QueueTimeoutError         queue_timeout       504
+│   ├── CapReachedError           cap_reached         503   background work has spent what a day may cost
 │   ├── DownloadFailedError       download_failed     502   the model hub is away, or sent another file
 │   ├── StorageBusyError          storage_busy        503   the database is locked by somebody else
 │   └── StorageFullError          storage_full        507   no space left where the data lives
@@ -161,6 +162,10 @@ class LoadTimeoutError(RetryableError):
 
 class QueueTimeoutError(RetryableError):
     code, status, title = "queue_timeout", 504, "The call waited too long for a slot"
+
+
+class CapReachedError(RetryableError):
+    code, status, title = "cap_reached", 503, "The daily limit is reached"
 
 
 class DownloadFailedError(RetryableError):

@@ -471,6 +471,57 @@ class MasterSettings(_Program):
             )
         return value
 
+    bg_concurrency: int = Field(
+        4,
+        ge=1,
+        le=64,
+        validation_alias=env("BG_CONCURRENCY", field="bg_concurrency"),
+        description="Background jobs that run at once, in the master and in worker processes together.",
+    )
+    bg_priorities: list[str] = Field(
+        default_factory=list,
+        validation_alias=env("BG_PRIORITIES", field="bg_priorities"),
+        description="Other priorities than those of the job types, `TYPE=NUMBER`; the lower goes first.",
+    )
+    bg_max_attempts: int = Field(
+        5,
+        ge=1,
+        le=100,
+        validation_alias=env("BG_MAX_ATTEMPTS", field="bg_max_attempts"),
+        description="Failures of a job after which it is a dead letter. An engine or node that is away does "
+        "not count.",
+    )
+    bg_first_pause_s: float = Field(
+        5.0,
+        gt=0,
+        validation_alias=env("BG_FIRST_PAUSE", field="bg_first_pause_s"),
+        description="Pause of a job after its first failure (seconds); it doubles up to ten minutes.",
+    )
+    bg_max_calls_per_day: int | None = Field(
+        None,
+        ge=0,
+        validation_alias=env("BG_MAX_CALLS_PER_DAY", field="bg_max_calls_per_day"),
+        description="Model calls of background jobs from midnight to midnight; no limit when unset.",
+    )
+    bg_max_tokens_per_day: int | None = Field(
+        None,
+        ge=0,
+        validation_alias=env("BG_MAX_TOKENS_PER_DAY", field="bg_max_tokens_per_day"),
+        description="Tokens of background jobs from midnight to midnight; no limit when unset. A call that "
+        "runs at the limit ends.",
+    )
+    bg_retention_days: float = Field(
+        30.0,
+        gt=0,
+        validation_alias=env("BG_RETENTION_DAYS", field="bg_retention_days"),
+        description="How long ended jobs are kept (days). Dead letters stay until somebody dismisses them.",
+    )
+    job_types: list[str] = Field(
+        default_factory=list,
+        description="Further job types, `MODULE:NAME` of a list of them. They run within the master: name "
+        "only what you trust.",
+    )
+
     @property
     def serves_tls(self) -> bool:
         """Whether other machines are served, and over TLS."""

@@ -16,6 +16,7 @@ from common.logs import get_logger
 from common.settings import MasterSettings
 from master.api import (
     archives,
+    background,
     background_engine,
     cluster,
     conversations,
@@ -33,7 +34,9 @@ from master.api import (
 from master.api.direct import DirectRoutes
 from master.api.guard import Access, Guard
 from master.background.calls import BackgroundCalls
+from master.background.catalogue import Catalogue
 from master.background.gatekeeper import Gatekeeper
+from master.background.jobs import JobLimits, JobService
 from master.cluster.dispatch import Dispatcher, Limits
 from master.cluster.registry import Registry, parse_node_setting, parse_weights
 from master.cluster.speed_keeping import keeping
@@ -42,6 +45,8 @@ from master.council.service import CouncilService
 from master.keyring import KeyRing
 from master.knowledge.archiving import ArchiveService
 from master.services import Services
+from master.state.durable import Place
+from master.state.executors import Executors
 from master.state.store import Store
 
 if TYPE_CHECKING:
@@ -72,8 +77,8 @@ def create_app(settings: MasterSettings) -> FastAPI:
     )
     app.state.access = access
     problems.install(app)
-    routed = (openai, sessions, events, models, cluster, background_engine, joining, keys, conversations)
-    for module in (*routed, archives, gate, health, page):
+    routed = (openai, sessions, events, models, cluster, joining, keys, conversations)
+    for module in (*routed, background, background_engine, archives, gate, health, page):
         app.include_router(module.router)
     # What is added later is asked earlier: the guard first, these last.
     app.add_middleware(gate.Ears)
@@ -109,7 +114,7 @@ async def _services(settings: MasterSettings) -> AsyncIterator[Services]:
         gatekeeper = Gatekeeper(settings, registry, calls_on=dispatcher.lanes.running_on)
         dispatcher.in_use = gatekeeper.in_use
         await stack.enter_async_context(gatekeeper.running())
-        background = BackgroundCalls(
+        calls = BackgroundCalls(
             dispatcher,
             policy=settings.background_policy,
             model=settings.ollama_background_model,
@@ -120,6 +125,16 @@ async def _services(settings: MasterSettings) -> AsyncIterator[Services]:
         await _know_nodes(settings, store, registry)
         council = CouncilService(settings=settings, store=store, registry=registry, dispatcher=dispatcher)
         await stack.enter_async_context(council.running())
+        jobs = JobService(
+            store=store,
+            place=Place.beside(settings.sqlalchemy_url),
+            catalogue=Catalogue.of(priorities=settings.bg_priorities, extensions=settings.job_types),
+            executors=Executors(settings.data_dir / "executors"),
+            model=calls,
+            gate=gatekeeper,
+            limits=JobLimits.of(settings),
+        )
+        await stack.enter_async_context(jobs.running())
         kept = ArchiveService(
             settings=settings, store=store, registry=registry, dispatcher=dispatcher, council=council
         )
@@ -131,9 +146,10 @@ async def _services(settings: MasterSettings) -> AsyncIterator[Services]:
                 store,
                 registry,
                 dispatcher,
-                background,
+                calls,
                 council,
                 kept,
+                jobs,
                 keyring,
                 gatekeeper,
                 authority,

@@ -89,7 +89,7 @@ async def _serve(
     app = create_app(settings)
     # The lifespan is entered here and not by uvicorn: a start that fails must be an error, not a log line.
     server = _Server(
-        lambda: app.state.services.council.stop(),
+        lambda: app.state.services.stop(),
         uvicorn.Config(
             app,
             log_config=None,

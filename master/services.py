@@ -11,6 +11,7 @@ from fastapi import Depends, Request
 from common.settings import MasterSettings
 from master.background.calls import BackgroundCalls
 from master.background.gatekeeper import Gatekeeper
+from master.background.jobs import JobService
 from master.cluster.dispatch import Dispatcher
 from master.cluster.registry import Registry
 from master.council.service import CouncilService
@@ -31,10 +32,16 @@ class Services:
     background: BackgroundCalls
     council: CouncilService
     archives: ArchiveService
+    jobs: JobService
     keyring: KeyRing
     gatekeeper: Gatekeeper
     authority: ClusterAuthority | None
     started_at: float = field(default_factory=time.monotonic)
+
+    async def stop(self) -> None:
+        """End what runs so that it can be resumed, before connections are closed. Safe twice."""
+        await self.jobs.stop()
+        await self.council.stop()
 
 
 async def _services(request: Request) -> Services:

@@ -37,6 +37,9 @@ _PERSON_FOLDERS = (
     "/api/conversation",
     "/api/structured_archive",
     "/api/background/register_activity",
+    "/api/background/jobs",
+    "/api/background/batch",
+    "/api/background/dead",
     "/v1",
 )
 

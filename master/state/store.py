@@ -24,7 +24,10 @@ from master.state.database import (
     protect_file,
     require_space,
 )
+from master.state.job_calls import JobCallRepository
+from master.state.jobs import JobRepository
 from master.state.nodes import NodeRepository
+from master.state.schedules import ScheduleRepository
 from master.state.sessions import SessionRepository
 from master.state.speeds import SpeedRepository
 from master.state.tables import PulseRow
@@ -43,6 +46,9 @@ class Store:
         self.access = AccessRepository(self._transactions)
         self.speeds = SpeedRepository(self._transactions)
         self.archives = ArchiveRepository(self._transactions)
+        self.jobs = JobRepository(self._transactions)
+        self.job_calls = JobCallRepository(self._transactions)
+        self.schedules = ScheduleRepository(self._transactions)
 
     @classmethod
     async def open(cls, url: str, *, data_dir: Path) -> Store:

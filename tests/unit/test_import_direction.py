@@ -17,6 +17,8 @@ FORBIDDEN = {
     "frontend": ("master", "worker_node", "common", "tests"),
 }
 PURE = [
+    "master/background/caps.py",
+    "master/background/verdict.py",
     "master/background/model_choice.py",
     "master/council/attempt_book.py",
     "master/council/findings.py",
@@ -97,3 +99,12 @@ def test_only_state_speaks_to_the_database() -> None:
         if "state" not in path.parts and any(name.split(".")[0] == "sqlalchemy" for name in imports(path))
     ]
     assert wrong == []
+
+
+def test_only_one_file_knows_the_job_engine() -> None:
+    wrong = [
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "master").rglob("*.py")
+        if any(name.split(".")[0] == "dbos" for name in imports(path))
+    ]
+    assert wrong == ["master/state/durable.py"]

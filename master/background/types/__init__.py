@@ -1,1 +1,9 @@
-"""The kinds of background jobs, one file each."""
+"""The kinds of background jobs, one file each, and the one list of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from master.background.job import JobType
+
+JOB_TYPES: tuple[JobType[Any], ...] = ()

@@ -32,6 +32,8 @@ _VALUES = {
     "archive_id": ID,
     "conversation_id": ID,
     "agent_id": "agent_1",
+    "job_id": ID,
+    "batch_id": ID,
     "name": "nobody",
     "path": "app.js",
 }

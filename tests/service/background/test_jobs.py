@@ -1,0 +1,156 @@
+"""Jobs from submission to their end, on a real database and the real job engine."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from common import errors
+from master.background.caps import Caps
+from master.background.jobs import JobLimits
+from tests.service.background.workshop import Workshop, workshop
+
+
+@pytest.fixture
+async def shop(tmp_path: Path) -> AsyncIterator[Workshop]:
+    async with workshop(tmp_path) as found:
+        yield found
+
+
+def marks(folder: Path, job_id: str) -> Counter[str]:
+    """How often each step of a job was done."""
+    return Counter(path.stem for path in folder.glob(f"{job_id}-*"))
+
+
+async def test_a_job_runs_its_steps_and_gives_its_result(shop: Workshop, tmp_path: Path) -> None:
+    job_id = await shop.submit("steps", {"folder": str(tmp_path), "steps": 3})
+    job = await shop.reaches(job_id)
+    assert (job.state, job.result, job.done, job.total) == ("done", {"total": 6}, 3, 3)
+    assert set(marks(tmp_path, job_id).values()) == {1}
+    assert job.owner is None
+    assert job.ended_at is not None
+
+
+async def test_a_failure_that_may_pass_is_retried_behind_the_last_finished_step(
+    shop: Workshop, tmp_path: Path
+) -> None:
+    job_id = await shop.submit("failing", {"folder": str(tmp_path), "times": 2})
+    job = await shop.reaches(job_id)
+    assert (job.state, job.attempts, job.result) == ("done", 2, {"second": 3})
+    assert marks(tmp_path, job_id) == {f"{job_id}-first": 1, f"{job_id}-second": 3}
+
+
+async def test_a_poisoned_job_is_a_dead_letter_at_once_and_its_retry_repeats_only_the_failed_step(
+    shop: Workshop, tmp_path: Path
+) -> None:
+    given = {"folder": str(tmp_path), "times": 1, "code": "context_overflow", "before": 2}
+    job_id = await shop.submit("failing", given)
+    job = await shop.reaches(job_id)
+    assert job.state == "dead"
+    assert job.cause is not None
+    assert (job.cause["code"], job.cause["node"]) == ("context_overflow", "pc2")
+    await shop.jobs.retry(job_id)
+    job = await shop.reaches(job_id)
+    assert (job.state, job.run, job.cause) == ("done", 2, None)
+    assert marks(tmp_path, job_id) == {f"{job_id}-first": 2, f"{job_id}-second": 2}
+
+
+async def test_surroundings_that_are_away_burn_no_attempt(shop: Workshop, tmp_path: Path) -> None:
+    given = {"folder": str(tmp_path), "times": 4, "code": "engine_unavailable"}
+    job_id = await shop.submit("failing", given)
+    job = await shop.reaches(job_id, within_s=30.0)
+    assert (job.state, job.attempts) == ("done", 0)
+    assert job.pauses == 4
+
+
+async def test_a_running_job_is_cancelled_down_to_its_model_call_within_a_second(shop: Workshop) -> None:
+    shop.parrot.hangs = True
+    job_id = await shop.submit("asking")
+    async with asyncio.timeout(10):
+        await shop.parrot.hanging.wait()
+    began = time.monotonic()
+    job = await shop.jobs.cancel(job_id)
+    assert time.monotonic() - began < 1.0
+    assert (job.state, shop.parrot.cancelled) == ("cancelled", 1)
+    spent = await shop.store.job_calls.spent(job_id=job_id)
+    assert (spent.calls, spent.unknown) == (1, 1)
+    with pytest.raises(errors.ConflictError):
+        await shop.jobs.cancel(job_id)
+
+
+async def test_jobs_are_released_by_priority_and_age_whatever_came_while_the_gate_was_closed(
+    tmp_path: Path,
+) -> None:
+    async with workshop(tmp_path, is_open=False, limits=JobLimits(concurrency=1)) as shop:
+        late = [await shop.submit("nothing", {"number": one}, priority=30) for one in range(3)]
+        soon = [await shop.submit("nothing", {"number": one}, priority=10) for one in range(3)]
+        assert shop.jobs.waiting_for() == "somebody is here"
+        shop.door.move(is_open=True)
+        for job_id in late + soon:
+            await shop.reaches(job_id)
+        found, _ = await shop.store.jobs.list(limit=10)
+        order = [job.id for job in sorted(found, key=lambda job: job.ended_at or job.created_at)]
+        assert order == soon + late
+
+
+async def test_a_closed_gate_lets_a_running_job_give_its_place_back(
+    shop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("master.background.run.GATE_PATIENCE_S", 0.05)
+    waiting = await shop.submit("waiting", {"folder": str(tmp_path)})
+    await shop.reaches(waiting, "running")
+    asking = await shop.submit("asking")
+    assert (await shop.reaches(asking)).state == "done"
+    shop.door.move(is_open=False)
+    (tmp_path / "go").touch()
+    assert (await shop.reaches(waiting)).state == "done"  # what runs goes on until it wants a model
+
+
+async def test_while_a_job_with_its_key_is_pending_no_second_one_is_made(shop: Workshop) -> None:
+    shop.door.move(is_open=False)
+    first = await shop.jobs.submit(shop.jobs.catalogue.new("nothing", {}, key="one"))
+    second = await shop.jobs.submit(shop.jobs.catalogue.new("nothing", {}, key="one"))
+    assert (second.id, second.is_new) == (first.id, False)
+    shop.door.move(is_open=True)
+    await shop.reaches(first.id)
+    third = await shop.jobs.submit(shop.jobs.catalogue.new("nothing", {}, key="one"))
+    assert third.is_new
+    assert third.id != first.id
+
+
+async def test_a_stop_in_order_puts_jobs_back_and_the_next_life_goes_on_behind_the_last_step(
+    shop: Workshop, tmp_path: Path
+) -> None:
+    job_id = await shop.submit("waiting", {"folder": str(tmp_path)})
+    await shop.reaches(job_id, "running")
+    await shop.restart()
+    (tmp_path / "go").touch()
+    job = await shop.reaches(job_id)
+    assert (job.state, job.attempts, job.handed) == ("done", 0, 2)
+
+
+async def test_the_daily_cap_holds_work_back_until_midnight_and_says_so(tmp_path: Path) -> None:
+    limits = JobLimits(caps=Caps(calls=2), first_pause_s=0.05)
+    async with workshop(tmp_path, limits=limits) as shop:
+        job_id = await shop.submit("asking", {"calls": 3})
+        job = await shop.reaches(job_id, "waiting", "done")
+        assert job.state == "waiting"
+        assert job.cause is not None
+        assert job.cause["code"] == "cap_reached"
+        assert len(shop.parrot.calls) == 2
+        assert (await shop.store.job_calls.spent()).total_tokens == 20
+
+
+async def test_jobs_that_need_no_model_make_no_model_call(shop: Workshop) -> None:
+    jobs = [shop.jobs.catalogue.new("nothing", {"number": one}) for one in range(50)]
+    batch_id = await shop.jobs.submit_batch("nothing", jobs)
+    for job in jobs:
+        await shop.reaches(job.id)
+    _, _, done = await shop.store.jobs.batch(batch_id)
+    assert [job.result for job in done] == [{"number": one} for one in range(50)]
+    assert shop.parrot.calls == []
