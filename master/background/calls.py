@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 from uuid import uuid4
@@ -35,8 +35,10 @@ _log = get_logger(__name__)
 
 
 class Gate(Protocol):
-    async def passed(self, node: str | None) -> None:
-        """Wait until background work may run, on this node or on any."""
+    async def passed_on(self, nodes: Callable[[], Collection[str]]) -> None:
+        """Wait until background work may run on one of these nodes, or on any where there are none."""
+
+    def closed_nodes(self) -> frozenset[str]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,7 @@ class BackgroundCalls:
         `EngineUnavailableError` while the background engine is down.
         """
         if self.gate is not None:
-            await self.gate.passed(None)
+            await self.gate.passed_on(lambda: self._places(call.model or ""))
         asked = Call(
             f"background/{uuid4()}",
             call.model or "",
@@ -80,6 +82,7 @@ class BackgroundCalls:
             call.options,
             prefix_key=call.prefix_key,
             expected_tokens=call.expected_tokens,
+            avoid=self.gate.closed_nodes() if self.gate is not None else frozenset(),
         )
         return await self.run(asked, SilentWatcher())
 
@@ -158,6 +161,16 @@ class BackgroundCalls:
                 "lists some"
             )
         return _Target(route.target, chosen)
+
+    def _places(self, model: str) -> list[str]:
+        """The nodes where a call would run now."""
+        try:
+            target = self._target(model, self._look())
+        except errors.CouncilError:
+            return []  # the call itself tells that
+        if target is None:
+            return []
+        return [one.name for one in self._registry.nodes_with(target.model.name, engine=target.engine)]
 
     def _chosen(self, engine: EngineName) -> Chosen | None:
         offered: dict[str, Offered] = {}

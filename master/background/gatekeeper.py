@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
 from typing import Any
@@ -81,12 +81,22 @@ class Gatekeeper:
 
         Ask again before each further piece: the gate may have closed meanwhile. `HERE`: the master's machine.
         """
+        await self._until(lambda: self.verdict(node, long=long).open)
+
+    async def passed_on(self, nodes: Callable[[], Collection[str]]) -> None:
+        """The same for work that one of these nodes can do; for any where there are none."""
+        await self._until(lambda: any(self.verdict(node).open for node in nodes() or (None,)))
+
+    async def _until(self, is_open: Callable[[], bool]) -> None:
         self._watch_closely()
         self._waiting += 1
         try:
             with self.changes() as changed:
-                while not self.verdict(node, long=long).open:
-                    await changed.wait()
+                while not is_open():
+                    # Which nodes there are, and what they have, changes without a change of the gate.
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(EVERY_S):
+                            await changed.wait()
                     changed.clear()
         finally:
             self._waiting -= 1

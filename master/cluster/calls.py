@@ -17,6 +17,7 @@ class Call:
 
     `keeps` are models that its session needs next, which are better not evicted for this call. `no_node_s`:
     how long it waits while no node has the model on this engine, in seconds; as the settings say when `None`.
+    `avoid` are nodes that it leaves alone while another one has the model.
     """
 
     call_id: str
@@ -33,6 +34,7 @@ class Call:
     traceparent: str | None = None
     engine: EngineName = "main"
     no_node_s: float | None = None
+    avoid: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -122,7 +122,7 @@ class Dispatcher:
             caller.cancel()
 
     async def _run(self, call: Call, watcher: CallWatcher) -> Answer:
-        avoid: set[str] = set()
+        avoid = set(call.avoid)
         tries = _Tries()
         waiter = self._enqueue(call, watcher, frozenset(avoid))
         try:

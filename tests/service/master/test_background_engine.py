@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -320,16 +320,43 @@ async def test_any_node_with_a_background_engine_may_serve(two: TwoEngines, tmp_
     assert two.main.calls(kind="chat") == []
 
 
+class ScriptedGate:
+    """Open or not as a whole, with nodes that are busy with something else."""
+
+    def __init__(self, *closed: str) -> None:
+        self.opened = asyncio.Event()
+        self.opened.set()
+        self.closed = frozenset(closed)
+        self.asked_for: list[set[str]] = []
+
+    async def passed_on(self, nodes: Callable[[], Collection[str]]) -> None:
+        self.asked_for.append(set(nodes()))
+        await self.opened.wait()
+
+    def closed_nodes(self) -> frozenset[str]:
+        return self.closed
+
+
+@pytest.mark.parametrize("busy", ["pc2", "pc3"])
+async def test_a_job_goes_to_the_idle_node_while_another_is_busy(
+    two: TwoEngines, tmp_path: Path, busy: str
+) -> None:
+    env = {"OLLAMA_BACKGROUND_BASE_URL": two.background.base_url}
+    async with (
+        processes.node(tmp_path / "pc3", name="pc3", ollama=two.main.base_url, env=env) as other,
+        calling(two.node, other) as calls,
+    ):
+        calls.gate = gate = ScriptedGate(busy)
+        for _ in range(3):
+            answer = await within(15, asyncio.create_task(calls.generate(ask())))
+            assert {answer.node, busy} == {"pc2", "pc3"}
+        assert gate.asked_for[-1] == {"pc2", "pc3"}
+
+
 async def test_a_call_of_a_job_waits_for_the_gate_and_a_persons_does_not(two: TwoEngines) -> None:
-    class Closed:
-        def __init__(self) -> None:
-            self.opened = asyncio.Event()
-
-        async def passed(self, node: str | None) -> None:
-            await self.opened.wait()
-
     async with calling(two.node) as calls, asyncio.TaskGroup() as group:
-        calls.gate = gate = Closed()
+        calls.gate = gate = ScriptedGate()
+        gate.opened.clear()
         job = group.create_task(calls.generate(ask()))
         answer = await calls.run(Call("flex", "m", (Message("user", "Why?"),)), SilentWatcher())
         assert answer.engine == "background"
