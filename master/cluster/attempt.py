@@ -90,10 +90,14 @@ class Attempt:
         """Run the call to its last message. Raises the error that ended it."""
         loop = asyncio.get_running_loop()
         self._check_preempted()
+        body, uploads = node.client.written(request), node.client.uploads
+        silence = asyncio.timeout(limits.frozen_s)
         try:
-            async with asyncio.timeout(limits.frozen_s) as silence:
+            async with silence:
                 self._silence = silence
-                async with node.client.generate(request, traceparent=request.traceparent) as reads:
+                uploads.begin(silence, len(body))
+                async with node.client.generate(body, traceparent=request.traceparent) as reads:
+                    uploads.end(silence)
                     async for messages in reads:
                         done = self._take(messages, node, watcher, on_running)
                         if done is not None:
@@ -109,6 +113,7 @@ class Attempt:
             ) from None
         finally:
             self._silence = None
+            uploads.end(silence)
         raise errors.StreamCutError(
             f"the answer of {self.model} on {node.name} ended without its last message",
             node=node.name,

@@ -61,7 +61,7 @@ async def _one_token(node: Node, engine: EngineName, model: str) -> bool:
         deadline_ms=round(WITHIN_S * 1000),
         request_id=f"canary/{node.name}",
     )
-    async with node.client.generate(request, traceparent=None) as reads:
+    async with node.client.generate(node.client.written(request), traceparent=None) as reads:
         async for messages in reads:
             for message in messages:
                 if isinstance(message, Delta | Done):

@@ -26,6 +26,7 @@ from common.protocol import (
     stream_decoder,
 )
 from common.tls import Trust
+from master.cluster.uploads import Uploads
 
 _T = TypeVar("_T")
 _JSON = {"content-type": "application/json"}
@@ -80,6 +81,7 @@ class NodeClient:
         # Of every streamed call, made once: merging them anew takes longer than sending the request.
         self._headers = [*self._client.headers.items(), *_JSON.items()]
         self._connect_timeout_s = connect_timeout_s
+        self.uploads = Uploads()
 
     async def aclose(self) -> None:
         await self._client.aclose()
@@ -118,18 +120,22 @@ class NodeClient:
         async with self._stream(_PULL, encoder.encode({"model": model, "stream": True})) as reads:
             yield self._lines(reads)
 
+    @staticmethod
+    def written(request: GenerateRequest) -> bytes:
+        """The body of a call. Raises `InvalidRequestError` where there is no JSON for it."""
+        try:
+            return encoder.encode(request)
+        except (UnicodeEncodeError, RecursionError, TypeError) as error:
+            raise errors.InvalidRequestError(f"the call cannot be written as JSON: {error}") from error
+
     @asynccontextmanager
     async def generate(
-        self, request: GenerateRequest, *, traceparent: str | None
+        self, body: bytes, *, traceparent: str | None
     ) -> AsyncIterator[AsyncIterator[list[StreamMessage]]]:
         """Open one streamed call. The iterator yields what each read brought; closing it cancels the call.
 
         An end of the bytes is the end of the iterator: whether the last message came is the caller's to see.
         """
-        try:
-            body = encoder.encode(request)
-        except (UnicodeEncodeError, RecursionError, TypeError) as error:
-            raise errors.InvalidRequestError(f"the call cannot be written as JSON: {error}") from error
         async with self._stream(_GENERATE, body, traceparent) as reads:
             yield self._messages(reads)
 

@@ -250,7 +250,7 @@ class Fleet:
 
 
 @asynccontextmanager
-async def running(
+async def prepared(
     folder: Path,
     models: Mapping[str, Sequence[StandInModel]],
     *,
@@ -258,7 +258,7 @@ async def running(
     env: Mapping[str, str] | None = None,
     node_env: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Fleet]:
-    """A fleet of nodes by name, each with its models, and a master that knows them; all seen healthy."""
+    """A fleet of nodes by name, each with its models; its master is not started yet."""
     async with AsyncExitStack() as stack:
         nodes: dict[str, FleetNode] = {}
         for name, own in models.items():
@@ -274,7 +274,16 @@ async def running(
                 await fleet.master.stop()
 
         stack.push_async_callback(stop_master)
+        yield fleet
+    fleet.assert_no_traceback()
+
+
+@asynccontextmanager
+async def running(
+    folder: Path, models: Mapping[str, Sequence[StandInModel]], **settings: Any
+) -> AsyncIterator[Fleet]:
+    """A fleet with its master, all nodes seen healthy; settings as for `prepared`."""
+    async with prepared(folder, models, **settings) as fleet:
         await fleet.start_master()
         await fleet.settle()
         yield fleet
-    fleet.assert_no_traceback()
