@@ -58,7 +58,10 @@ _log = get_logger(__name__)
 def create_app(settings: MasterSettings) -> FastAPI:
     """Build the application; nothing is opened before its lifespan starts."""
     access = Access(
-        host=settings.host, insecure_lan=settings.insecure_lan, cors_origins=settings.cors_origins
+        host=settings.host,
+        insecure_lan=settings.insecure_lan,
+        cors_origins=settings.cors_origins,
+        max_import_bytes=settings.max_import_mib * 1024 * 1024,
     )
 
     @asynccontextmanager
@@ -136,8 +139,14 @@ async def _services(settings: MasterSettings) -> AsyncIterator[Services]:
         )
         await stack.enter_async_context(jobs.running())
         kept = ArchiveService(
-            settings=settings, store=store, registry=registry, dispatcher=dispatcher, council=council
+            settings=settings,
+            store=store,
+            registry=registry,
+            dispatcher=dispatcher,
+            council=council,
+            jobs=jobs,
         )
+        await kept.queue_stored()
         keyring = KeyRing(store.access, registry, admin_key=settings.key)
         renewing = asyncio.create_task(authority.renewing()) if authority else None
         try:

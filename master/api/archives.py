@@ -6,13 +6,15 @@ from dataclasses import asdict
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 from pydantic import BaseModel, Field, StringConstraints, field_validator, model_validator
 
 from common.errors import InvalidRequestError
+from master.api.guard import IMPORT_PATH
 from master.api.schemas import Words
 from master.knowledge.export import as_json, as_markdown
+from master.knowledge.importing.service import Importer
 from master.knowledge.messages import Said, said
 from master.services import Master
 
@@ -84,6 +86,18 @@ async def archive_in_background(
         "quick_summary_by": shown.quick_summary_by,
         "job_id": shown.job_id,
     }
+
+
+@router.post(
+    IMPORT_PATH,
+    openapi_extra={"requestBody": {"content": {"application/json": {}, "application/x-ndjson": {}}}},
+)
+async def import_conversations(request: Request, master: Master, dry_run: bool = False) -> dict[str, Any]:
+    """Archive the conversations of a file: JSON lines, an export of Open WebUI or of ChatGPT, told apart by
+    their records. The file is the body; it is read as it comes.
+    """
+    report = await Importer(master.archives, dry_run=dry_run).run(request.stream())
+    return report.to_json()
 
 
 @router.get("/api/structured_archives")

@@ -31,6 +31,7 @@ from master.keyring import KeyRing
 
 COOKIE = "council_key"
 MAX_BODY_BYTES = 1024 * 1024
+IMPORT_PATH = "/api/conversation/import"
 # Names that no public name server answers for: another site cannot make them point here.
 _LOCAL_SUFFIXES = (".local", ".lan", ".home", ".home.arpa", ".internal", ".localdomain")
 
@@ -41,11 +42,22 @@ class Access:
     `asks`: a key is asked for; `loopback_only`: it serves this machine only and must be called so.
     """
 
-    def __init__(self, *, host: str, insecure_lan: bool, cors_origins: list[str]) -> None:
+    def __init__(
+        self,
+        *,
+        host: str,
+        insecure_lan: bool,
+        cors_origins: list[str],
+        max_import_bytes: int = MAX_BODY_BYTES,
+    ) -> None:
+        self._max_import_bytes = max_import_bytes
         self.loopback_only = is_loopback(host)
         self.asks = not self.loopback_only and not insecure_lan
         self.origins = frozenset(cors_origins)
         self._attempts = Attempts()
+
+    def max_body_bytes(self, path: str) -> int:
+        return self._max_import_bytes if path == IMPORT_PATH else MAX_BODY_BYTES
 
     async def admit(self, need: Need, key: str | None, peer: str, keyring: KeyRing) -> None:
         """Return when the key is good for that need.
@@ -113,7 +125,7 @@ class Guard:
             self._check_site(scope, headers)
             await self._admit(scope, headers)
             if scope["type"] == "http":
-                receive = _limited(headers, receive)
+                receive = _limited(headers, receive, self._access.max_body_bytes(scope["path"]))
         except CouncilError as error:
             await _refuse(error, scope, receive, send)
             return
@@ -187,11 +199,11 @@ def _cookie(header: str | None) -> str | None:
     return morsel.value if morsel else None
 
 
-def _limited(headers: Headers, receive: Receive) -> Receive:
+def _limited(headers: Headers, receive: Receive, most: int) -> Receive:
     """Refuse a body beyond the limit: by its declared length at once, else when it has grown that far."""
-    too_large = PayloadTooLargeError(f"a body may have {MAX_BODY_BYTES // 1024} KiB at most")
+    too_large = PayloadTooLargeError(f"a body may have {most // 1024} KiB at most here")
     declared = headers.get("content-length", "0")
-    if not declared.isdigit() or int(declared) > MAX_BODY_BYTES:
+    if not declared.isdigit() or int(declared) > most:
         raise too_large
     read = 0
 
@@ -199,7 +211,7 @@ def _limited(headers: Headers, receive: Receive) -> Receive:
         nonlocal read
         message = await receive()
         read += len(message.get("body", b""))
-        if read > MAX_BODY_BYTES:
+        if read > most:
             raise too_large
         return message
 

@@ -55,8 +55,8 @@ class MasterClient:
     async def post(self, path: str, body: object = None, *, headers: Mapping[str, str] | None = None) -> Any:
         return _json(await self.request("POST", path, json=body, headers=headers))
 
-    async def delete(self, path: str) -> None:
-        await self.request("DELETE", path)
+    async def delete(self, path: str, **params: Any) -> None:
+        await self.request("DELETE", path, params=_given(params))
 
     async def text(self, path: str, **params: Any) -> str:
         return (await self.request("GET", path, params=_given(params))).text

@@ -39,6 +39,13 @@ GROUPS = {
         "What was asked and answered.",
         {name: f"sessions:{name}" for name in ("list", "show", "export", "delete")},
     ),
+    "archive": (
+        "Conversations that are kept, and what was made of them.",
+        {
+            name: f"archives:{name}"
+            for name in ("add", "list", "show", "search", "stats", "export", "import", "delete")
+        },
+    ),
     "keys": (
         "Keys of people and programs.",
         {name: f"keys:{name}" for name in ("create", "list", "revoke")},
@@ -92,9 +99,10 @@ def build(wanted: str | None = None) -> typer.Typer:
 
 def _load(place: str) -> Callable[..., None]:
     module, _, name = place.partition(":")
-    # `list` would hide the built-in where it is defined.
+    # `list` would hide the built-in where it is defined, and `import` is a word of the language.
     found: Callable[..., None] = getattr(
-        importlib.import_module(f"master.cli.{module}"), {"list": "list_"}.get(name, name)
+        importlib.import_module(f"master.cli.{module}"),
+        {"list": "list_", "import": "import_"}.get(name, name),
     )
     return found
 

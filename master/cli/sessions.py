@@ -82,29 +82,22 @@ def export(
     key: KeyOption = None,
 ) -> None:
     """Write a session as Markdown or JSON."""
-    import sys
-
-    from master.cli.failure import CommandFailedError, UsageFailedError
+    from master.cli.failure import UsageFailedError
     from master.cli.locate import call_master
-    from master.cli.printable import printable
+    from master.cli.terminal import write_text
 
     if form not in ("md", "json"):
         raise UsageFailedError(f"no export as {form}; there are md and json")
-    text = call_master(url, key, lambda master: master.text(f"{_path(session_id)}/export", format=form))
-    if output is None:
-        shown = printable(text) if sys.stdout.isatty() else text
-        sys.stdout.buffer.write(shown.rstrip("\n").encode("utf-8", "replace") + b"\n")
-        sys.stdout.buffer.flush()
-        return
-    try:
-        output.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise CommandFailedError(f"cannot write {output}: {error.strerror or error}") from error
+    address = f"{_path(session_id)}/export"
+    write_text(call_master(url, key, lambda master: master.text(address, format=form)), output)
 
 
 def delete(
     session_id: SessionId,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    with_archives: Annotated[
+        bool, typer.Option("--with-archives", help="Delete the archives that hold it as well.")
+    ] = False,
     url: UrlOption = None,
     key: KeyOption = None,
     as_json: JsonOption = False,
@@ -120,7 +113,9 @@ def delete(
         if not sys.stdin.isatty():
             raise UsageFailedError("deleting needs --yes where nobody can be asked")
         typer.confirm(f"Delete session {session_id} for good?", abort=True)
-    call_master(url, key, lambda master: master.delete(_path(session_id)))
+    call_master(
+        url, key, lambda master: master.delete(_path(session_id), with_archives=with_archives or None)
+    )
     if as_json:
         print_json({"deleted": session_id})
     else:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from master.cli.printable import json_bytes, printable
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.console import Console
 
 
@@ -31,6 +33,24 @@ def print_json(value: Any) -> None:
     sys.stdout.flush()
     sys.stdout.buffer.write(json_bytes(value))
     sys.stdout.buffer.flush()
+
+
+def write_text(text: str, output: Path | None) -> None:
+    """A document into a file, or on standard output; a terminal gets it without control codes.
+
+    Raises `CommandFailedError` where the file cannot be written.
+    """
+    from master.cli.failure import CommandFailedError
+
+    if output is None:
+        shown = printable(text) if sys.stdout.isatty() else text
+        sys.stdout.buffer.write(shown.rstrip("\n").encode("utf-8", "replace") + b"\n")
+        sys.stdout.buffer.flush()
+        return
+    try:
+        output.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise CommandFailedError(f"cannot write {output}: {error.strerror or error}") from error
 
 
 def print_table(title: str, columns: list[str], rows: list[list[object]], *, empty: str) -> None:

@@ -3,52 +3,36 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
-from datetime import UTC, datetime
-from typing import Any, Protocol
-from uuid import uuid4
+from typing import Any
 
 from common.errors import ConflictError, CouncilError, NotFoundError
 from common.logs import get_logger
 from common.settings import MasterSettings
 from master.background.candidates import DEFAULT_BACKGROUND_MODEL
+from master.background.jobs import JobService
+from master.background.types.summarise import SUMMARISE, SummariseInput
 from master.cluster import model_names
 from master.cluster.calls import Call, SilentWatcher
 from master.cluster.dispatch import Dispatcher
 from master.cluster.registry import Registry
-from master.council.budget import Measure, count_bytes, estimate_tokens
+from master.council.budget import count_bytes, estimate_tokens
 from master.council.service import CouncilService
 from master.council.view import CouncilSession
 from master.knowledge import prompts, quick, session_text
-from master.knowledge.archive_text import search_text, stored_terms
-from master.knowledge.chunks import split, write_plan
-from master.knowledge.messages import Conversation, Said, dump, hash_of, title_of
-from master.knowledge.sections import SCHEMA_VERSION
-from master.state.archive_records import Archive, NewArchive
+from master.knowledge.messages import Conversation, Said
+from master.knowledge.preparing import Slot, prepare
+from master.state.archive_records import Archive, NewArchive, Status
 from master.state.store import Store
 
-MOST_CHUNK_TOKENS = 3000  # small models lose the thread in longer texts, whatever their context
-MOST_ANSWER_TOKENS = 1024
-_USUAL_CONTEXT = 4096
 _QUICK_ROOM = 1500  # tokens of the conversation that a quick summary reads
 _QUICK_ANSWER = 160
 _log = get_logger(__name__)
 
 
-class Jobs(Protocol):
-    """What archives ask of the queue of jobs."""
-
-    async def add_summarise(self, db: Any, archive_id: str) -> str:
-        """Queue the job in a transaction of ours; returns its id."""
-        ...
-
-    async def cancel(self, job_id: str) -> None:
-        """End a job; one that has ended is no error."""
-        ...
-
-
 class ArchiveService:
-    """`jobs` is `None` where no jobs run: then archives are stored, and structured once there are."""
+    """Every way in ends with a stored archive and its queued job."""
 
     def __init__(
         self,
@@ -58,7 +42,7 @@ class ArchiveService:
         registry: Registry,
         dispatcher: Dispatcher,
         council: CouncilService,
-        jobs: Jobs | None = None,
+        jobs: JobService,
     ) -> None:
         self._settings = settings
         self._store = store
@@ -106,7 +90,7 @@ class ArchiveService:
         self, messages: Sequence[Said], title: str | None = None
     ) -> tuple[Archive, bool]:
         """Archive a conversation that was held elsewhere."""
-        return await self._keep_and_tell(self.prepare(Conversation(tuple(messages), title)), messages)
+        return await self._keep_and_tell(Conversation(tuple(messages), title))
 
     async def _archive_sessions(
         self, sessions: Sequence[CouncilSession], source: str, title: str | None
@@ -116,82 +100,63 @@ class ArchiveService:
         if not messages:
             raise ConflictError("there is no answer to archive: no session of it ended with one")
         kept = [one for one, found in answered if found]
-        new = self.prepare(
-            Conversation(messages, title, source, occurred_at=kept[0].created_at.timestamp()), kept
-        )
-        return await self._keep_and_tell(new, messages)
+        began = kept[0].created_at.timestamp()
+        return await self._keep_and_tell(Conversation(messages, title, source, occurred_at=began), kept)
 
-    async def _keep_and_tell(self, new: NewArchive, messages: Sequence[Said]) -> tuple[Archive, bool]:
+    async def _keep_and_tell(
+        self, conversation: Conversation, sessions: Sequence[CouncilSession] = ()
+    ) -> tuple[Archive, bool]:
+        new = await asyncio.to_thread(prepare, conversation, self.slot(), sessions)
         archive_id, created = await self.keep(new)
         if created:
-            summary = await self._quick_summary(new, messages)
+            summary = await self._quick_summary(new, conversation.messages)
             if summary is not None:
                 text, model = summary
                 await self._store.archives.set_quick_summary(archive_id, text, model)
         return await self._store.archives.get(archive_id), created
+
+    async def knows(self, raw_sha256: str) -> bool:
+        """Whether these words are archived already."""
+        return await self._store.archives.by_hash(raw_sha256) is not None
 
     async def keep(self, new: NewArchive) -> tuple[str, bool]:
         """Store a conversation and queue its job, in one transaction: (archive id, whether it is new).
 
         One that is known keeps its archive; where that failed, or never had a job, it gets one.
         """
-        jobs = self._jobs
-        if jobs is None:
-            return await self._store.archives.add(new, None)
-        archive_id, created = await self._store.archives.add(new, lambda db: jobs.add_summarise(db, new.id))
-        if not created:
-            await self._requeue(archive_id)
+        archive_id, created = await self._store.archives.add(new, lambda db: self._add_job(db, new.id))
+        if created:
+            self._jobs.wake()
+        else:
+            await self.try_again(archive_id)
         return archive_id, created
+
+    async def try_again(self, archive_id: str) -> None:
+        """Give an archive its job where it has none, or another run of the one that failed."""
+        stands = await self._store.archives.summary(archive_id)
+        if stands.status == Status.FAILED and stands.job_id is not None:
+            with contextlib.suppress(ConflictError, NotFoundError):
+                await self._jobs.retry(stands.job_id)
+        elif stands.status == Status.STORED:
+            await self._store.archives.requeue(archive_id, lambda db: self._add_job(db, archive_id))
+            self._jobs.wake()
 
     async def queue_stored(self) -> int:
         """Queue a job for every archive that is only stored; returns how many."""
-        if self._jobs is None:
-            return 0
         waiting = await self._store.archives.without_job()
-        return sum([await self._requeue(archive_id) for archive_id in waiting])
+        for archive_id in waiting:
+            await self.try_again(archive_id)
+        return len(waiting)
 
-    async def _requeue(self, archive_id: str) -> bool:
-        jobs = self._jobs
-        if jobs is None:
-            return False
-        return await self._store.archives.requeue(archive_id, lambda db: jobs.add_summarise(db, archive_id))
-
-    def prepare(self, conversation: Conversation, sessions: Sequence[CouncilSession] = ()) -> NewArchive:
-        """The row of a conversation, with its chunks cut for the background model of now."""
-        messages = conversation.messages
-        raw, title = dump(messages), title_of(conversation)
-        context, measure = self._background_context()
-        answer = min(MOST_ANSWER_TOKENS, context // 3)
-        room = min(MOST_CHUNK_TOKENS, context - answer - prompts.INSTRUCTION_TOKENS)
-        chunks = split(messages, room, measure)
-        first_words = quick.extract(messages)
-        occurred = conversation.occurred_at
-        return NewArchive(
-            id=str(uuid4()),
-            raw_sha256=hash_of(raw),
-            source=conversation.source,
-            reference=conversation.reference,
-            title=title,
-            messages=raw,
-            messages_count=len(messages),
-            characters=sum(len(one.content) for one in messages),
-            chunks_total=len(chunks),
-            plan=write_plan(chunks, answer),
-            quick_summary=first_words,
-            schema_version=SCHEMA_VERSION,
-            search_text=search_text(title, first_words, messages),
-            conversation_id=sessions[0].conversation_id if sessions else None,
-            session_ids=[one.id for one in sessions],
-            notes=[session_text.note_of(one) for one in sessions],
-            occurred_at=datetime.fromtimestamp(occurred, UTC) if occurred is not None else None,
-            practice=any(one.practice for one in sessions),
-            terms=stored_terms(title, messages),
-        )
+    async def _add_job(self, db: Any, archive_id: str) -> str:
+        given = SummariseInput(archive_id=archive_id)
+        job = self._jobs.catalogue.new(SUMMARISE.name, given, key=f"{SUMMARISE.name}/{archive_id}")
+        return (await self._store.jobs.add(db, job)).id
 
     # -- the models ---------------------------------------------------------------------------------------
 
-    def _background_context(self) -> tuple[int, Measure]:
-        """The smallest slot, in tokens, that a background call may meet now, and how tokens are counted."""
+    def slot(self) -> Slot:
+        """The smallest slot that a background call may meet now."""
         models = [model for node in self._registry.nodes.values() for model in node.models if node.answers]
         wanted = self._settings.ollama_background_model or DEFAULT_BACKGROUND_MODEL
         able = [one for one in models if not one.capabilities or "completion" in one.capabilities]
@@ -199,9 +164,9 @@ class ArchiveService:
         chosen = [one for one in able if one.name == named] or [one for one in able if not one.practice]
         chosen = chosen or able
         if not chosen:
-            return _USUAL_CONTEXT, estimate_tokens
+            return Slot()
         measure = count_bytes if any(one.practice for one in chosen) else estimate_tokens
-        return min(one.context_length for one in chosen), measure
+        return Slot(min(one.context_length for one in chosen), measure)
 
     def _quick_model(self) -> tuple[str, int] | None:
         """The model that answers soonest, with its context: the background model, else a small loaded one."""
@@ -248,12 +213,10 @@ class ArchiveService:
     async def delete(self, archive_id: str) -> None:
         """Forget an archive for good; its job is cancelled. Raises `NotFoundError`."""
         job_id = await self._store.archives.delete(archive_id)
-        if job_id is not None and self._jobs is not None:
-            try:
+        if job_id is not None:
+            # One that has ended already, or was forgotten, is what is wanted.
+            with contextlib.suppress(ConflictError, NotFoundError):
                 await self._jobs.cancel(job_id)
-            except CouncilError as error:
-                # The job finds no archive and ends by itself.
-                _log.info("job not cancelled", job_id=job_id, code=error.code)
 
     async def origin_deleted(
         self,

@@ -12,6 +12,7 @@ from master.knowledge.messages import Said
 
 MESSAGE_MARK = 24  # tokens of the mark before a message
 LEAST_ROOM = 64
+_MOST_CHARS = 8  # of one token: no measure of ours counts less
 # Where a text that must be cut is cut best: between paragraphs, lines, sentences, words.
 _BORDERS = (
     re.compile(r"\n\s*\n"),
@@ -44,7 +45,7 @@ def split(messages: Sequence[Said], room: int, measure: Measure = estimate_token
     filling: list[Piece] = []
     left = room
     for number, message in enumerate(messages):
-        size = MESSAGE_MARK + measure(message.content)
+        size = _size(message.content, 0, room, measure)
         if size > left and filling:
             chunks.append(tuple(filling))
             filling, left = [], room
@@ -52,7 +53,7 @@ def split(messages: Sequence[Said], room: int, measure: Measure = estimate_token
         while size > left:
             end = _cut(message.content, start, left - MESSAGE_MARK, measure)
             chunks.append((Piece(number, start, end),))
-            start, size = end, MESSAGE_MARK + measure(message.content[end:])
+            start, size = end, _size(message.content, end, room, measure)
         filling.append(Piece(number, start, len(message.content)))
         left -= size
     if filling:
@@ -98,9 +99,16 @@ def texts(messages: Sequence[Said], chunk: Chunk) -> list[str]:
     return [messages[piece.message].content[piece.start : piece.end] for piece in chunk]
 
 
+def _size(text: str, start: int, room: int, measure: Measure) -> int:
+    """Tokens of a message from `start` on; of one that is far too long, more than the room."""
+    if len(text) - start > _MOST_CHARS * room:
+        return room + 1
+    return MESSAGE_MARK + measure(text[start:])
+
+
 def _cut(text: str, start: int, room: int, measure: Measure) -> int:
     """Where to end the part that begins at `start`: at least one character on."""
-    low, high = start + 1, len(text)
+    low, high = start + 1, min(len(text), start + max(1, _MOST_CHARS * room))
     while low < high:
         middle = (low + high + 1) // 2
         if measure(text[start:middle]) <= room:

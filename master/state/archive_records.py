@@ -12,7 +12,10 @@ from master.state.archive_tables import ArchiveChunkRow, ArchiveRow
 
 
 class Status(StrEnum):
-    """Where an archive stands. `STORED`: kept, and no job is queued for it."""
+    """Where an archive stands. `STORED`: kept, and no job is queued for it.
+
+    `RUNNING` and `FAILED` are told of a queued one by its job.
+    """
 
     STORED = "stored"
     QUEUED = "queued"
@@ -122,6 +125,7 @@ class ArchiveSummary:
     updated_at: datetime
     structured_at: datetime | None
     origin_deleted_at: datetime | None
+    error: dict[str, Any] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,9 +166,9 @@ class Statistics:
 SUMMARY_FIELDS = tuple(ArchiveSummary.__slots__)
 
 
-def archive(row: ArchiveRow, session_ids: list[str]) -> Archive:
+def archive(row: ArchiveRow, summary: ArchiveSummary, session_ids: list[str]) -> Archive:
     return Archive(
-        ArchiveSummary(**{name: getattr(row, name) for name in SUMMARY_FIELDS}),
+        summary,
         row.raw_sha256,
         row.reference,
         session_ids,

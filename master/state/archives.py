@@ -73,10 +73,10 @@ class ArchiveRepository:
         return new.id, True
 
     async def requeue(self, archive_id: str, queue: Queue) -> bool:
-        """Queue the job of an archive that has none at work: one that failed, or was only stored."""
+        """Queue the job of an archive that is only stored; whether it was."""
         async with self._db.write() as db:
-            status = await db.scalar(select(ArchiveRow.status).where(ArchiveRow.id == archive_id))
-            if status != Status.STORED:
+            row = (await db.execute(listing.one(archive_id))).first()
+            if row is None or row.status != Status.STORED:
                 return False
             await _queued(db, archive_id, await queue(db))
         return True
@@ -91,13 +91,6 @@ class ArchiveRepository:
                 select(ArchiveRow.id).where(ArchiveRow.raw_sha256 == raw_sha256)
             )
             return found
-
-    async def known_hashes(self, hashes: Sequence[str]) -> set[str]:
-        """Which of these conversations are archived already."""
-        async with self._db.read() as db:
-            return set(
-                await db.scalars(select(ArchiveRow.raw_sha256).where(ArchiveRow.raw_sha256.in_(hashes)))
-            )
 
     # -- the job ------------------------------------------------------------------------------------------
 
@@ -215,14 +208,23 @@ class ArchiveRepository:
         """An archive with its whole conversation. Raises `NotFoundError`."""
         async with self._db.read() as db:
             row = await db.get(ArchiveRow, archive_id)
-            if row is None:
+            found = (await db.execute(listing.one(archive_id))).first()
+            if row is None or found is None:
                 raise _no_archive(archive_id)
             sessions = await db.scalars(
                 select(ArchiveSessionRow.session_id)
                 .where(ArchiveSessionRow.archive_id == archive_id)
                 .order_by(ArchiveSessionRow.number)
             )
-            return archive(row, list(sessions))
+            return archive(row, listing.summary(found), list(sessions))
+
+    async def summary(self, archive_id: str) -> ArchiveSummary:
+        """An archive as a list shows it. Raises `NotFoundError`."""
+        async with self._db.read() as db:
+            row = (await db.execute(listing.one(archive_id))).first()
+            if row is None:
+                raise _no_archive(archive_id)
+            return listing.summary(row)
 
     async def statistics(self) -> Statistics:
         async with self._db.read() as db:
@@ -231,8 +233,7 @@ class ArchiveRepository:
     async def without_job(self) -> list[str]:
         """Archives that are only stored, the oldest first."""
         async with self._db.read() as db:
-            query = select(ArchiveRow.id).where(ArchiveRow.status == Status.STORED.value)
-            return list(await db.scalars(query.order_by(ArchiveRow.created_at, ArchiveRow.id)))
+            return list(await db.scalars(listing.without_job()))
 
     async def related(self, archive_id: str) -> list[tuple[Related, str]]:
         """The archives that share most terms with this one, each with its title."""

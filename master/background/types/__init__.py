@@ -5,5 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from master.background.job import JobType
+from master.background.types.summarise import SUMMARISE
 
-JOB_TYPES: tuple[JobType[Any], ...] = ()
+JOB_TYPES: tuple[JobType[Any], ...] = (SUMMARISE,)

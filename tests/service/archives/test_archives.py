@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -159,3 +160,46 @@ async def test_pages_and_statistics_count_every_archive_once(cluster: Rig) -> No
     assert (
         await cluster.client.get("/api/structured_archives", params={"cursor": "made up"})
     ).status_code == 422
+
+
+async def send(cluster: Rig, body: bytes, **params: Any) -> dict[str, Any]:
+    response = await cluster.client.post("/api/conversation/import", content=body, params=params)
+    assert response.status_code == 200, response.text
+    found: dict[str, Any] = response.json()
+    return found
+
+
+async def test_a_file_is_imported_once_and_its_broken_records_are_told(cluster: Rig) -> None:
+    talks = [
+        {"title": f"Import {n}", "messages": [{"role": "user", "content": f"Imported question {n}"}]}
+        for n in range(3)
+    ]
+    body = b"\n".join([*(json.dumps(one).encode() for one in talks), b"{broken", b'{"x": 1}'])
+    tried = await send(cluster, body, dry_run=True)
+    assert (tried["imported"], tried["dry_run"]) == (3, True)
+    assert await listed(cluster, q="imported question") == []
+    first = await send(cluster, body)
+    assert (first["found"], first["imported"], first["known"], first["skipped"]) == (5, 3, 0, 2)
+    assert [one["line"] for one in first["problems"]] == [4, 5]
+    again = await send(cluster, body)
+    assert (again["imported"], again["known"]) == (0, 3)
+    found = await listed(cluster, q="imported question", source="jsonl")
+    assert sorted(one["title"] for one in found) == ["Import 0", "Import 1", "Import 2"]
+
+
+async def test_what_was_exported_is_the_same_archive_when_it_is_imported(cluster: Rig) -> None:
+    kept = await archive(cluster, messages=TALK)
+    address = f"/api/structured_archive/{kept['archive_id']}"
+    exported = (await cluster.client.get(f"{address}/export", params={"format": "json"})).content
+    assert (await send(cluster, exported))["known"] == 1
+    assert (await cluster.client.delete(address)).status_code == 204
+    assert (await send(cluster, exported))["imported"] == 1
+
+
+async def test_a_file_far_beyond_the_limit_of_other_bodies_is_imported(cluster: Rig) -> None:
+    talk = {"messages": [{"role": "user", "content": "A long tale. " * 200_000}]}
+    body = json.dumps([talk]).encode()
+    assert len(body) > 2 * 1024 * 1024
+    assert (await send(cluster, body))["imported"] == 1
+    refused = await cluster.client.post(ARCHIVE, content=body, headers={"content-type": "application/json"})
+    assert refused.status_code == 413
