@@ -17,6 +17,7 @@ import importlib
 import json
 import os
 import runpy
+import select
 import selectors
 import signal
 import socket
@@ -26,6 +27,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 AVAILABLE = sys.platform != "win32"
@@ -37,6 +39,17 @@ _IMPORTS = (
     "alembic.command",
     "alembic.ddl.impl",
     "common.tls",
+    "master.cli.ask",
+    "master.cli.configuration",
+    "master.cli.doctor",
+    "master.cli.keys",
+    "master.cli.live",
+    "master.cli.main",
+    "master.cli.models",
+    "master.cli.sessions",
+    "master.cli.tokens",
+    "master.cli.up",
+    "master.cli.workers",
     "master.main",
     "sqlalchemy.dialects.sqlite.aiosqlite",
     "uvicorn.protocols.websockets.websockets_sansio_impl",
@@ -76,6 +89,38 @@ def fork(
     return _zygote().fork(
         {"module": module, "argv": list(arguments), "env": dict(env), "cwd": str(cwd)}, streams
     )
+
+
+def run(
+    module: str,
+    arguments: Sequence[str],
+    *,
+    env: Mapping[str, str],
+    cwd: Path = _ROOT,
+    stdin: bytes = b"",
+    timeout_s: float = 60.0,
+) -> subprocess.CompletedProcess[bytes]:
+    """`subprocess.run` of `python -m module arguments`, with all that it wrote. Raises `TimeoutExpired`."""
+    command = [sys.executable, "-m", module, *arguments]
+    if not AVAILABLE:
+        return subprocess.run(
+            command, input=stdin, capture_output=True, env=env, cwd=cwd, timeout=timeout_s, check=False
+        )
+    with TemporaryFile() as given, TemporaryFile() as out, TemporaryFile() as err:
+        given.write(stdin)
+        given.seek(0)
+        forked = fork(
+            module, arguments, streams=(given.fileno(), out.fileno(), err.fileno()), env=env, cwd=cwd
+        )
+        with open(forked.status, "rb", buffering=0) as status:
+            if not select.select([status], [], [], timeout_s)[0]:
+                os.kill(forked.pid, signal.SIGKILL)
+                status.read()
+                raise subprocess.TimeoutExpired(command, timeout_s)
+            code = int(status.read())
+        out.seek(0)
+        err.seek(0)
+        return subprocess.CompletedProcess(command, code, out.read(), err.read())
 
 
 class _Zygote:

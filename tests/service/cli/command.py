@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests import zygote
+
 ROOT = Path(__file__).resolve().parents[3]
 
 
@@ -38,19 +40,15 @@ class Council:
             **extra,
         }
 
-    def run(
-        self, *arguments: str, stdin: str | bytes | None = "", timeout: float = 60, **extra: str
-    ) -> Outcome:
+    def run(self, *arguments: str, stdin: str | bytes = "", timeout: float = 60, **extra: str) -> Outcome:
         """Run to the end; standard input is `stdin`."""
-        given = stdin.encode() if isinstance(stdin, str) else stdin
-        done = subprocess.run(
-            [sys.executable, "-m", "master.cli", *arguments],
-            input=given,
-            capture_output=True,
+        done = zygote.run(
+            "master.cli",
+            arguments,
+            stdin=stdin.encode() if isinstance(stdin, str) else stdin,
             env=self.environment(**extra),
             cwd=self.home,
-            timeout=timeout,
-            check=False,
+            timeout_s=timeout,
         )
         return Outcome(done.returncode, done.stdout.decode(), done.stderr.decode())
 

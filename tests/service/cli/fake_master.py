@@ -230,4 +230,6 @@ def serving(master: FakeMaster, *, port: int = 0) -> Iterator[FakeMaster]:
         yield master
     finally:
         server.should_exit = True
-        thread.join(10)
+        server.force_exit = True  # a session that is held for good is let go
+        thread.join(20)
+        assert not thread.is_alive()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import processes
+from tests import processes, zygote
 from tests.service.lan.lan import KEY, QUIET, LanMaster
 from tests.standin import StandInOllama
 
@@ -29,14 +29,10 @@ class Said:
 
 async def council(*words: str, **env: str) -> Said:
     """Run the command as on another PC: it knows nothing but what `env` tells."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "master.cli", *words,
-        cwd=processes.ROOT, env=processes.clean_environment({**QUIET, **env}),
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    out, err = await process.communicate()
-    assert process.returncode is not None
-    return Said(process.returncode, out.decode(), err.decode())
+    done = await asyncio.to_thread(
+        zygote.run, "master.cli", words, env=processes.clean_environment({**QUIET, **env})
+    )
+    return Said(done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
 def here(master: LanMaster, key: str = KEY) -> dict[str, str]:

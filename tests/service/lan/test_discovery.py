@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,8 @@ import pytest_asyncio
 
 from common.discovery import Found, look, stay_announced
 from common.tls import fingerprint_of
-from tests import processes
-from tests.service.lan.lan import lan_master, lan_node, refused
+from tests import processes, zygote
+from tests.service.lan.lan import KEY, lan_master, lan_node, refused
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 LOUD = {"COUNCIL_DISCOVERY": "true"}
@@ -100,18 +99,14 @@ async def test_a_stranger_node_is_a_candidate_and_says_how_it_is_added(tmp_path:
         seen = await until_found("node", port)
         assert seen.fingerprint is not None
         assert f"--fingerprint {seen.fingerprint}" in node.log.read_text()
-        command = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "master.cli", "worker", "list", "--discover", "--json", "--url", master.url,
-            env=processes.clean_environment(
-                {"COUNCIL_KEY": str(master.admin.headers["authorization"]).split()[1],
-                 "COUNCIL_DATA_DIR": str(master.folder)}
-            ),
-            cwd=processes.ROOT,
-            stdout=asyncio.subprocess.PIPE,
-        )  # fmt: skip
-        out, _ = await command.communicate()
+        command = await asyncio.to_thread(
+            zygote.run,
+            "master.cli",
+            ("worker", "list", "--discover", "--json", "--url", master.url),
+            env=processes.clean_environment({"COUNCIL_KEY": KEY, "COUNCIL_DATA_DIR": str(master.folder)}),
+        )
         assert command.returncode == 0
-        candidates = json.loads(out)["candidates"]
+        candidates = json.loads(command.stdout)["candidates"]
         assert [one["fingerprint"] for one in candidates if one["url"] == seen.url] == [seen.fingerprint]
         assert await master.workers() == {}
 

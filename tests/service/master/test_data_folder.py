@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from tests import processes
+from tests import processes, zygote
 from tests.service.master import rig
 from tests.service.master.rig import CHAIRMAN, Rig, assert_full
 
@@ -34,23 +35,22 @@ def _unmeasured(environment: dict[str, str]) -> dict[str, str]:
 
 async def refused(*arguments: str, preexec: Callable[[], None] | None = None) -> str:
     """Start a master that cannot start: it ends with 1 and one line, which is returned."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "master",
-        *arguments,
-        cwd=processes.ROOT,
-        env=_unmeasured(processes.clean_environment()) if preexec else processes.clean_environment(),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        preexec_fn=preexec,
-    )
-    async with asyncio.timeout(30):
-        out, err = await process.communicate()
-    assert process.returncode == 1, err.decode()
-    assert out == b""
-    said = err.decode()
+    if preexec is None:
+        ended = await asyncio.to_thread(zygote.run, "master", arguments, env=processes.clean_environment())
+    else:
+        ended = await asyncio.to_thread(
+            subprocess.run,
+            [sys.executable, "-m", "master", *arguments],
+            cwd=processes.ROOT,
+            env=_unmeasured(processes.clean_environment()),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=60,
+            preexec_fn=preexec,
+        )
+    said = ended.stderr.decode()
+    assert ended.returncode == 1, said
+    assert ended.stdout == b""
     assert "Traceback" not in said
     lines = [line for line in said.splitlines() if not line.startswith("{")]  # the log is JSON
     assert len(lines) == 1, said

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import re
 import ssl
-import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -20,8 +19,8 @@ from websockets.exceptions import InvalidStatus
 
 from common.settings import MasterSettings
 from master.app import create_app
-from tests import processes
-from tests.processes import ROOT, Program, clean_environment
+from tests import processes, zygote
+from tests.processes import Program, clean_environment
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -166,18 +165,14 @@ async def test_the_page_logs_in_with_a_cookie_that_scripts_cannot_read(tmp_path:
 
 
 async def _fails_to_start(folder: Path, *arguments: str, **env: str) -> str:
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "master", "--port", "0", "--data-dir", str(folder), *arguments),
-        cwd=ROOT,
+    done = await asyncio.to_thread(
+        zygote.run,
+        "master",
+        ("--port", "0", "--data-dir", str(folder), *arguments),
         env=clean_environment(env),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
     )
-    async with asyncio.timeout(30):
-        out, errors = await process.communicate()
-    assert (process.returncode, out) == (1, b"")
-    return errors.decode()
+    assert (done.returncode, done.stdout) == (1, b"")
+    return done.stderr.decode()
 
 
 async def test_without_a_key_it_does_not_start_off_loopback_and_says_what_to_type(tmp_path: Path) -> None:
