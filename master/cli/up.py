@@ -92,10 +92,9 @@ async def _run(child: object, browser: bool, settings: MasterSettings) -> int:
 
     assert isinstance(child, Child)
     async with child:
-        told = str(child.ready["url"])
-        url = reachable(told)
+        url = reachable(str(child.ready["url"]))
         typer.echo(f"The council is at {url}")
-        if url != told:
+        if settings.host in ("0.0.0.0", "::"):
             scheme, port = url.partition(":")[0], url.rsplit(":", 1)[-1]
             typer.echo(f"Other machines reach it at {scheme}://{socket.gethostname()}:{port}")
         health = await child.until_ready(data_dir=settings.data_dir)
