@@ -4,6 +4,8 @@ import { sessionPath } from "./api.js";
 
 const FIRST_DELAY_MS = 250;
 const LONGEST_DELAY_MS = 10_000;
+/** A page cannot see pings: after this long without an event it asks anew, in case the socket is dead. */
+const SILENT_MS = 20_000;
 const NOTHING_MORE = 1000;
 const TOO_SLOW = 1013;
 /** Refused: no such session, or no permission. Asking again would not change that. */
@@ -30,6 +32,8 @@ export class EventSocket {
     this.socket = null;
     /** @type {ReturnType<typeof setTimeout> | undefined} */
     this.timer = undefined;
+    /** @type {ReturnType<typeof setTimeout> | undefined} */
+    this.silence = undefined;
     this.wake = () => this.#wake();
     window.addEventListener("online", this.wake);
     document.addEventListener("visibilitychange", this.wake);
@@ -43,8 +47,10 @@ export class EventSocket {
     url.searchParams.set("after", String(this.listener.after()));
     const socket = new WebSocket(url);
     this.socket = socket;
+    this.#heard();
     socket.onmessage = (message) => {
       if (socket !== this.socket) return;
+      this.#heard();
       const event = JSON.parse(message.data);
       // A problem instead of events has no number; the close code that follows says what to do.
       if (typeof event.seq !== "number") return;
@@ -73,6 +79,22 @@ export class EventSocket {
     this.timer = setTimeout(() => !this.stopped && this.#connect(), Math.max(delay, 50));
   }
 
+  #heard() {
+    clearTimeout(this.silence);
+    this.silence = setTimeout(() => this.#silent(), SILENT_MS);
+  }
+
+  /** Nothing came for long: what was open is asked for anew at once, what never opened a little later. */
+  #silent() {
+    const socket = this.socket;
+    if (this.stopped || !socket) return;
+    const opened = socket.readyState === WebSocket.OPEN;
+    this.socket = null;
+    socket.close();
+    if (opened) this.#connect();
+    else this.#later();
+  }
+
   /** The machine or the tab is back: do not sit out the rest of a long wait. */
   #wake() {
     if (this.stopped || this.socket || document.hidden) return;
@@ -91,6 +113,7 @@ export class EventSocket {
   stop() {
     this.stopped = true;
     clearTimeout(this.timer);
+    clearTimeout(this.silence);
     window.removeEventListener("online", this.wake);
     document.removeEventListener("visibilitychange", this.wake);
     this.socket?.close();

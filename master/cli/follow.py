@@ -15,6 +15,8 @@ from master.cli.watch import ENDED_STATES, SequenceGapError, Watch
 FIRST_BACKOFF_S = 0.1
 LONGEST_BACKOFF_S = 5.0
 GIVE_UP_AFTER_S = 60.0
+PING_S = 5.0  # a connection that is open and dead is left after twice this
+LOOK_S = 10.0
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024  # a snapshot of sixteen long answers, with room
 
 
@@ -79,6 +81,8 @@ class Follower:
                 max_size=MAX_MESSAGE_BYTES,
                 open_timeout=10,
                 close_timeout=2,
+                ping_interval=PING_S,
+                ping_timeout=PING_S,
             ) as socket:
                 async for message in socket:
                     self._take(message)
@@ -118,8 +122,9 @@ class Follower:
     async def _ended_unseen(self) -> bool:
         """Whether the session ended while no socket was open and its events are no longer held."""
         try:
-            session = await self._client.get(f"/api/council/sessions/{self._watch.session_id}")
-        except NoMasterError:
+            async with asyncio.timeout(LOOK_S):  # the client's own patience is that of long requests
+                session = await self._client.get(f"/api/council/sessions/{self._watch.session_id}")
+        except (NoMasterError, TimeoutError):
             return False
         if session.get("state") not in ENDED_STATES:
             self._last_progress = time.monotonic()

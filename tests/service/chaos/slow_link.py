@@ -60,6 +60,12 @@ class SlowLink:
         """What was on its way goes on."""
         self._flowing.set()
 
+    def strand(self) -> None:
+        """What is open now stays silent for ever; new connections work. So it is after a change of Wi-Fi."""
+        self._flowing, stranded = asyncio.Event(), self._flowing
+        self._flowing.set()
+        stranded.clear()
+
     @asynccontextmanager
     async def open(self) -> AsyncIterator[SlowLink]:
         self._flowing.set()
@@ -81,13 +87,14 @@ class SlowLink:
 
     async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writers = [writer]
+        flowing = self._flowing
         try:
-            await self._flowing.wait()
+            await flowing.wait()
             far_reader, far_writer = await asyncio.open_connection(self.host, self.port)
             writers.append(far_writer)
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._pass(reader, far_writer, self._up, cuts=False))
-                group.create_task(self._pass(far_reader, writer, self._down, cuts=True))
+                group.create_task(self._pass(reader, far_writer, self._up, flowing, cuts=False))
+                group.create_task(self._pass(far_reader, writer, self._down, flowing, cuts=True))
         except (OSError, ExceptionGroup):
             pass  # either end went away, or the link was cut
         finally:
@@ -95,7 +102,13 @@ class SlowLink:
                 one.transport.abort()
 
     async def _pass(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, lane: _Lane, *, cuts: bool
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        lane: _Lane,
+        flowing: asyncio.Event,
+        *,
+        cuts: bool,
     ) -> None:
         """Read, let it be on its way for the latency, and write; the end of the bytes is passed on, too."""
         on_its_way: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(_IN_FLIGHT)
@@ -105,7 +118,7 @@ class SlowLink:
             while True:
                 due, data = await on_its_way.get()
                 await asyncio.sleep(max(due - clock(), 0.0))
-                await self._flowing.wait()
+                await flowing.wait()
                 if not data:
                     with contextlib.suppress(OSError):
                         writer.write_eof()
