@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import time
 from dataclasses import dataclass
 
+from common.errors import CouncilError
 from common.security import digest_of, keys_match
 from master.cluster.registry import Registry
 from master.state.access import AccessRepository, Role
@@ -31,6 +34,7 @@ class KeyRing:
         self._known: dict[str, Identity] = {}
         self._read_at = float("-inf")
         self._changes = 0
+        self._changed = asyncio.Event()
 
     async def find(self, key: str) -> Identity | None:
         """Whose key this is. Raises storage errors."""
@@ -47,6 +51,19 @@ class KeyRing:
         """Read the keys anew before the next call is let in."""
         self._changes += 1
         self._read_at = float("-inf")
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    async def revoked(self, key: str) -> None:
+        """Return once the key is worthless: at once where it was revoked here, else within seconds."""
+        while True:
+            changed = self._changed
+            with contextlib.suppress(CouncilError):  # a database that is away revokes nobody
+                if await self.find(key) is None:
+                    return
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_FRESH_S):
+                    await changed.wait()
 
     def node_of(self, key: str) -> str | None:
         """The node that was given this key when it joined."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Request, WebSocket, WebSocketDisconnect
 from fastapi.responses import Response, StreamingResponse
+from starlette.types import Scope
 
 from common.errors import CouncilError, InvalidRequestError, NodeDrainingError, NotAcceptableError
+from master.api.guard import key_of
 from master.council.events import EventLog, TooSlowError
 from master.council.runner import SessionRunner
 from master.council.service import CouncilService
@@ -23,7 +26,9 @@ _KEEP_ALIVE_S = 15.0
 
 @router.websocket("/{session_id}/events")
 async def watch_by_socket(socket: WebSocket, session_id: UUID, after: int = Query(0, ge=0)) -> None:
-    """Every event after a number, then 1000; 1013 for a socket too slow to follow, 1012 where we stop."""
+    """Every event after a number, then 1000; 1013 for a socket too slow to follow, 1012 where we stop, 1008
+    once its key is revoked.
+    """
     services: Services = socket.app.state.services
     await socket.accept()
     try:
@@ -34,12 +39,27 @@ async def watch_by_socket(socket: WebSocket, session_id: UUID, after: int = Quer
         return
     sender = asyncio.create_task(_send_all(socket, log, after))
     reader = asyncio.create_task(_until_closed(socket))
+    revoked = asyncio.create_task(_until_revoked(services, socket.scope))
+    tasks = (sender, reader, revoked)
     try:
-        await asyncio.wait((sender, reader), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        is_revoked = revoked.done() and not sender.done() and not reader.done()
     finally:
-        for task in (sender, reader):
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(sender, reader, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
+    if is_revoked:
+        with contextlib.suppress(WebSocketDisconnect, RuntimeError):
+            await socket.close(1008, "this key was revoked")
+
+
+async def _until_revoked(services: Services, scope: Scope) -> None:
+    """Return once the key that opened this is worthless; without one, never."""
+    key = key_of(scope)
+    if key is None:
+        await asyncio.Event().wait()
+    else:
+        await services.keyring.revoked(key)
 
 
 async def _send_all(socket: WebSocket, log: EventLog, after: int) -> None:
@@ -69,7 +89,9 @@ async def _until_closed(socket: WebSocket) -> None:
 
 @router.get("/{session_id}/events")
 async def watch_by_sse(request: Request, session_id: UUID, after: int = Query(0, ge=0)) -> Response:
-    """The same events as server-sent ones; `Last-Event-ID` resumes; 204 when nothing will follow."""
+    """The same events as server-sent ones; `Last-Event-ID` resumes; 204 when nothing will follow. It ends
+    once its key is revoked.
+    """
     if "text/event-stream" not in request.headers.get("accept", ""):
         raise NotAcceptableError("ask with `Accept: text/event-stream`, or open this address as a WebSocket")
     last_id = request.headers.get("last-event-id")
@@ -82,18 +104,23 @@ async def watch_by_sse(request: Request, session_id: UUID, after: int = Query(0,
     if log.is_past_end(after):
         return Response(status_code=204)
     return StreamingResponse(
-        _as_sse(log, after), media_type="text/event-stream", headers={"Cache-Control": "no-store"}
+        _as_sse(log, after, services, request.scope),
+        media_type="text/event-stream",
+        headers={"Cache-Control": "no-store"},
     )
 
 
-async def _as_sse(log: EventLog, after: int) -> AsyncIterator[bytes]:
+async def _as_sse(log: EventLog, after: int, services: Services, scope: Scope) -> AsyncIterator[bytes]:
     events = log.watch(after)
     pending: asyncio.Task[tuple[int, bytes]] | None = None
+    revoked = asyncio.create_task(_until_revoked(services, scope))
     try:
         while True:
             pending = pending or asyncio.ensure_future(anext(events))
-            done, _ = await asyncio.wait((pending,), timeout=_KEEP_ALIVE_S)
-            if not done:
+            await asyncio.wait((pending, revoked), timeout=_KEEP_ALIVE_S, return_when=asyncio.FIRST_COMPLETED)
+            if revoked.done():
+                return
+            if not pending.done():
                 yield b": still here\n\n"
                 continue
             seq, data = pending.result()
@@ -102,9 +129,10 @@ async def _as_sse(log: EventLog, after: int) -> AsyncIterator[bytes]:
     except (StopAsyncIteration, TooSlowError, NodeDrainingError):
         return
     finally:
-        if pending is not None:
-            pending.cancel()
-            await asyncio.gather(pending, return_exceptions=True)
+        tasks = (revoked,) if pending is None else (revoked, pending)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _log_of(council: CouncilService, session_id: str) -> EventLog:

@@ -30,6 +30,7 @@ from master.api.problems import problem_response
 from master.keyring import KeyRing
 
 COOKIE = "council_key"
+_KEY = "lan_council.key"  # in the scope, for what goes on longer than the key may
 MAX_BODY_BYTES = 1024 * 1024
 IMPORT_PATH = "/api/conversation/import"
 # Names that no public name server answers for: another site cannot make them point here.
@@ -157,6 +158,7 @@ class Guard:
             return
         key = bearer(headers.get("authorization")) or _cookie(headers.get("cookie"))
         await self._access.admit(need, key, peer(scope), scope["app"].state.services.keyring)
+        scope[_KEY] = key
 
     def _is_ours(self, origin: str, host: str) -> bool:
         return (
@@ -172,6 +174,12 @@ class Guard:
         except ValueError:
             return any(urlsplit(origin).hostname == name for origin in self._access.origins)
         return True
+
+
+def key_of(scope: Scope) -> str | None:
+    """The key that let this caller in; `None` where nobody is asked for one."""
+    found: str | None = scope.get(_KEY)
+    return found
 
 
 def peer(scope: Scope) -> str:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
+import time
 from http.cookies import SimpleCookie
+from pathlib import Path
 
 import httpx
 import pytest
 import websockets
 
-from tests.service.lan.lan import KEY, LanMaster
+from tests.service.lan.lan import KEY, LanMaster, lan_node
+from tests.standin import StandInModel, StandInOllama
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -49,6 +53,55 @@ async def test_a_revoked_key_opens_nothing_from_the_next_call_on(master: LanMast
     # Neither the key nor a way back to it is in the database.
     for file in master.folder.glob("council.db*"):
         assert key.encode() not in file.read_bytes()
+
+
+async def test_a_revoked_key_loses_its_open_streams_and_other_keys_keep_theirs(
+    master: LanMaster, standin: StandInOllama, tmp_path: Path
+) -> None:
+    slow = StandInModel("slow", token_ms=20, answer_tokens=2000, resident=True)
+    standin.set_model(slow)
+    joining = ("--join", master.url, "--token", await master.token(), "--host", "0.0.0.0")
+    async with lan_node(tmp_path / "pc2", *joining, ollama=standin.base_url):
+        await master.until("pc2", "healthy")
+        key = await master.create_key("eve")
+        asked = await master.admin.post(
+            "/api/council/sessions", json={"question": "?", "selected_agents": ["slow"]}
+        )
+        address = f"/api/council/sessions/{asked.json()['id']}"
+        context = ssl.create_default_context(cadata=master.authority)
+
+        def socket(one: str) -> websockets.connect:
+            return websockets.connect(
+                master.url.replace("https", "wss") + f"{address}/events",
+                ssl=context,
+                additional_headers={"authorization": f"Bearer {one}"},
+                proxy=None,
+                max_queue=None,
+            )
+
+        stream = {"accept": "text/event-stream"}
+        async with (
+            socket(key) as of_eve,
+            socket(KEY) as of_admin,
+            master.client(key) as eve,
+            eve.stream("GET", f"{address}/events", headers=stream) as events,
+        ):
+            lines = events.aiter_lines()
+            await anext(lines)
+            await of_eve.recv()
+            began = time.monotonic()
+            assert (await master.admin.delete("/api/keys/eve")).status_code == 204
+            await of_eve.wait_closed()
+            async for _ in lines:
+                pass
+            assert time.monotonic() - began < 1
+            assert of_eve.close_code == 1008
+            for _ in range(3):
+                async with asyncio.timeout(5):
+                    await of_admin.recv()
+            assert of_admin.close_code is None
+        await master.admin.delete(address)
+    await master.admin.delete("/api/cluster/workers/pc2")
 
 
 async def test_a_name_is_taken_once(master: LanMaster) -> None:
