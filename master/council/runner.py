@@ -11,7 +11,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from common.errors import CouncilError, InternalError, RetryableError
+from common.errors import CouncilError, InternalError, NodeUnreachableError, RetryableError
 from common.logs import bind, get_logger
 from common.protocol import Channel
 from common.telemetry import TraceContext
@@ -50,6 +50,7 @@ class SessionRunner:
         self._dispatcher = dispatcher
         self._trace = trace or TraceContext.new()
         self._changed = asyncio.Event()
+        self._lost: set[str] = set()  # nodes that a call of this session has waited for in vain
         self._cancelled = False
         self._unsaved = False
         self._saved_state = ""
@@ -78,6 +79,7 @@ class SessionRunner:
         """Go on with a core that was given a retry; a cancellation of the last run is forgotten."""
         self.session = session
         self._cancelled = False
+        self._lost.clear()
         self._saved_state = ""
         self.completed_at = None
         self.log.reopen()
@@ -181,6 +183,7 @@ class SessionRunner:
             expected_tokens=due.expected_tokens,
             keeps=kept_models(due.stage, (seat.model for seat in plan.seats), plan.chairman),
             traceparent=str(self._trace.child()),
+            no_node_s=0.0 if self._lost and self._homes(due.model) <= self._lost else None,
         )
         try:
             answer = await self._dispatcher.run(call, watcher)
@@ -189,9 +192,17 @@ class SessionRunner:
                 await self._land(watcher.cancelled())
             raise
         except CouncilError as error:
+            if isinstance(error, NodeUnreachableError) and watcher.found_no_node:
+                self._lost |= self._homes(due.model)
             await self._land_whole(watcher.failed(error))
         else:
             await self._land_whole(watcher.done(answer))
+
+    def _homes(self, model: str) -> set[str]:
+        """The nodes that have the model, here or gone. One wait for them is enough for the whole chain of
+        chairmen: their successors, whose models are at the same places, wait no more.
+        """
+        return {node.name for node in self._dispatcher.registry.nodes_with(model, answering=False)}
 
     async def _land_whole(self, record: AttemptRecord) -> None:
         """Land the end of a call also where it is cancelled meanwhile: a committed row has to count."""
@@ -280,6 +291,7 @@ class _SeatWatcher:
 
     async def attempt_started(self, node: str) -> None:
         record = replace(self._runner._record(self._due, self._attempt, node=node), started_at=self._since)
+        self._runner._lost.discard(node)
         self._record = record
         self._failure = None
         self._runner.partial[(self._due.stage, self._due.agent_id)] = {}
@@ -327,6 +339,11 @@ class _SeatWatcher:
             latency=answer.latency,
             ended_at=time.time(),
         )
+
+    @property
+    def found_no_node(self) -> bool:
+        """Whether the call ended without a last attempt: it had waited for a node."""
+        return self._failure is None
 
     def failed(self, error: CouncilError) -> AttemptRecord:
         return self._failed_record(Outcome.FAILED, error)
