@@ -307,7 +307,8 @@ class MasterSettings(_Program):
     )
     nodes: list[str] = Field(
         default_factory=list,
-        description="Worker nodes, `URL` or `NAME=URL` or `NAME=URL#KEY`; more by `council worker add`.",
+        description="Worker nodes, `URL`, `NAME=URL`, `NAME=URL#KEY` or, with the fingerprint that `council "
+        "node start` prints, `NAME=https://…#KEY@sha256:FINGERPRINT`; more by `council worker add`.",
     )
     wake: list[str] = Field(
         default_factory=list,

@@ -38,7 +38,8 @@ from master.background.catalogue import Catalogue
 from master.background.gatekeeper import Gatekeeper
 from master.background.jobs import JobLimits, JobService
 from master.cluster.dispatch import Dispatcher, Limits
-from master.cluster.registry import Registry, parse_node_setting, parse_weights
+from master.cluster.listed_nodes import parse_node, parse_weights
+from master.cluster.registry import Registry
 from master.cluster.speed_keeping import keeping
 from master.cluster.wake import check_settings as check_wake_settings
 from master.council.service import CouncilService
@@ -184,8 +185,8 @@ async def _authority(settings: MasterSettings) -> ClusterAuthority | None:
 async def _know_nodes(settings: MasterSettings, store: Store, registry: Registry) -> None:
     """Nodes of the settings first, then those that `council worker add` left in the database."""
     for entry in settings.nodes:
-        name, url, key = parse_node_setting(entry)
-        registry.add(url, name=name, key=key)
+        one = parse_node(entry)
+        registry.add(one.url, name=one.name, key=one.key, fingerprint=one.fingerprint)
     for stored in await store.nodes.list():
         try:
             node = registry.add(stored.url, name=stored.name, key=stored.key, fingerprint=stored.fingerprint)

@@ -36,6 +36,7 @@ from worker_node.asgi import (
 )
 from worker_node.engines.base import PullProgress
 from worker_node.generate_route import GenerateRoute
+from worker_node.membership import Belonging
 from worker_node.service import NodeService
 
 log = get_logger(__name__)
@@ -56,14 +57,19 @@ _pull_decoder = msgspec.json.Decoder(PullRequest)
 
 
 def create_app(
-    service: NodeService, *, keys: Sequence[str], data_dir: Path, exclusive: Sequence[str] = ()
+    service: NodeService,
+    *,
+    keys: Sequence[str],
+    data_dir: Path,
+    exclusive: Sequence[str] = (),
+    belonging: Belonging | None = None,
 ) -> App:
     """The ASGI application. No `keys`: nobody is asked for one (see `Gatekeeper`). `exclusive`: programs for
     which background work makes way; the node tells which of them run.
     """
     calls = GenerateRoute(service)
     hot = {"/api/generate": calls.generate, "/api/generate/batch": calls.batch}
-    rest = _fastapi(service, data_dir, exclusive)
+    rest = _fastapi(service, data_dir, exclusive, belonging or Belonging(data_dir, None))
 
     async def route(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["method"] == "POST" and (end_point := hot.get(scope["path"])):
@@ -94,12 +100,19 @@ def _problem(error: CouncilError) -> Response:
     )
 
 
-def _fastapi(service: NodeService, data_dir: Path, exclusive: Sequence[str]) -> FastAPI:
+def _fastapi(service: NodeService, data_dir: Path, exclusive: Sequence[str], belonging: Belonging) -> FastAPI:
     # No documentation page: it would load its scripts from another host.
     app = FastAPI(title="lan-council worker node", version=program_version(), docs_url=None, redoc_url=None)
     _add_errors(app)
-    _add_health(app, service, data_dir, exclusive)
+    _add_health(app, service, data_dir, exclusive, belonging)
     _add_models(app, service)
+
+    @app.post("/api/membership/end")
+    async def removed() -> Response:
+        """By the master, while it removes this node."""
+        await belonging.end()
+        return _json({"status": "removed" if belonging.ended else "no member"})
+
     return app
 
 
@@ -124,7 +137,9 @@ def _add_errors(app: FastAPI) -> None:
         return _problem(InternalError("the node failed; its log has the details"))
 
 
-def _add_health(app: FastAPI, service: NodeService, data_dir: Path, exclusive: Sequence[str]) -> None:
+def _add_health(
+    app: FastAPI, service: NodeService, data_dir: Path, exclusive: Sequence[str], belonging: Belonging
+) -> None:
     @app.get("/health")
     async def health() -> Response:
         checks: dict[str, str] = {}
@@ -134,8 +149,10 @@ def _add_health(app: FastAPI, service: NodeService, data_dir: Path, exclusive: S
         status: HealthStatus = "healthy"
         if service.draining or checks.get("engine") != "connected":
             status = "unhealthy"
-        elif "disconnected" in checks.values():
+        elif "disconnected" in checks.values() or belonging.ended is not None:
             status = "degraded"
+        if belonging.ended is not None:
+            checks["membership"] = belonging.ended
         answer = Health(
             status=status,
             role="worker",

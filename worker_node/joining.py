@@ -29,8 +29,7 @@ from common.http_client import make_client
 from common.logs import get_logger
 from common.security import is_loopback
 from common.tls import MASTER_NAME, Trust, explain, fingerprint_of, load_chain, parse_fingerprint
-from worker_node import membership
-from worker_node.membership import Membership
+from worker_node.membership import Belonging, Membership
 
 log = get_logger(__name__)
 T = TypeVar("T")
@@ -106,7 +105,9 @@ async def renew(one: Membership, port: int) -> tuple[Membership, dict[str, Any]]
     return one, told
 
 
-async def stay_known(one: Membership, port: int, folder: Path, context: ssl.SSLContext | None) -> None:
+async def stay_known(
+    one: Membership, port: int, belonging: Belonging, folder: Path, context: ssl.SSLContext | None
+) -> None:
     """Tell the master at each start and each hour, until cancelled; take the new certificates into use.
 
     The master may be away for as long as it likes: it knows the node's last address, and calls.
@@ -116,13 +117,14 @@ async def stay_known(one: Membership, port: int, folder: Path, context: ssl.SSLC
         pause_s = _TELL_EVERY_S
         try:
             one, told = await renew(one, port)
-            await asyncio.to_thread(membership.save, folder, one)
+            await belonging.go_on(one)
             if context is not None:
                 await asyncio.to_thread(load_chain, context, one.chain, folder)
             failures = 0
             _say_how_it_is_seen(told)
         except UnauthorizedError as error:
             log.error("the master refuses this node", master=one.master, reason=error.detail)
+            await belonging.end()
         except CouncilError as error:
             failures += 1
             pause_s = _PAUSES_S[min(failures, len(_PAUSES_S)) - 1]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from common.program import Ready
     from common.settings import NodeSettings
-    from worker_node.membership import Membership
+    from worker_node.membership import Belonging, Membership
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -102,6 +102,7 @@ async def serve(
     from worker_node.app import create_app
     from worker_node.call import CallLimits
     from worker_node.engine_choice import choose_engines
+    from worker_node.membership import Belonging
     from worker_node.server import run
     from worker_node.service import NodeService
     from worker_node.standing import default_name, establish, settle
@@ -123,9 +124,16 @@ async def serve(
         max_loaded_models=settings.max_loaded_models,
         max_queue=settings.max_queue,
     )
+    belonging = Belonging(settings.data_dir, member)
     keys = [key for key in (settings.key, member.key if member else None) if key is not None]
     await run(
-        create_app(service, keys=keys, data_dir=settings.data_dir, exclusive=settings.exclusive_programs),
+        create_app(
+            service,
+            keys=keys,
+            data_dir=settings.data_dir,
+            exclusive=settings.exclusive_programs,
+            belonging=belonging,
+        ),
         service,
         listener,
         url=url_of(listener, settings.host, "https" if tls else "http"),
@@ -134,7 +142,7 @@ async def serve(
         stop=stop,
         stop_with_stdin=stop_with_stdin,
         tls=tls,
-        beside=_beside(settings, member, port, tls),
+        beside=_beside(settings, member, belonging, port, tls),
     )
 
 
@@ -148,7 +156,11 @@ def _tls(settings: NodeSettings, member: Membership | None) -> ssl.SSLContext | 
 
 
 def _beside(
-    settings: NodeSettings, member: Membership | None, port: int, tls: ssl.SSLContext | None
+    settings: NodeSettings,
+    member: Membership | None,
+    belonging: Belonging,
+    port: int,
+    tls: ssl.SSLContext | None,
 ) -> list[Callable[[], Coroutine[object, object, None]]]:
     """What a node does besides serving: it says that it is there; a member tells its master where it is, a
     stranger says how it is added.
@@ -170,7 +182,7 @@ def _beside(
     if member.master is not None:
         from worker_node.joining import stay_known
 
-        return [*beside, partial(stay_known, member, port, settings.data_dir, tls)]
+        return [*beside, partial(stay_known, member, port, belonging, settings.data_dir, tls)]
     if settings.discovery:
         from worker_node.standing import tell_masters
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from pathlib import Path
 
 import msgspec
 
 from common.errors import SettingsError
+from common.logs import get_logger
 from common.security import new_key
 from common.tls import fingerprint_of, read_private, write_private
 
 FILE = "node.json"
+REMOVED_FILE = "node.removed.json"  # not read again; for a person who removed it by mistake
+log = get_logger(__name__)
 
 
 class Membership(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,6 +50,39 @@ class Membership(msgspec.Struct, frozen=True, kw_only=True):
             raise AssertionError("only a node with a certificate has a fingerprint")
         end = "-----END CERTIFICATE-----"
         return fingerprint_of(self.certificate.partition(end)[0] + end)
+
+
+class Belonging:
+    """Whether this node belongs to a master now, and the file that says so at the next start.
+
+    `ended` says in words that the master removed it, and what to do; `None` while it belongs.
+    """
+
+    def __init__(self, folder: Path, member: Membership | None) -> None:
+        self._folder = folder
+        self._member = member
+        self.ended: str | None = None
+
+    async def end(self) -> None:
+        """The master knows this node no more. What is kept is put aside, so that the node can join anew."""
+        if self.ended is not None or self._member is None or self._member.master is None:
+            return
+        self.ended = (
+            f"removed by the master at {self._member.master}; join again with a token: "
+            f"council node start --join {self._member.master} --token T"
+        )
+        log.error("this node was removed from its cluster", master=self._member.master, kept_as=REMOVED_FILE)
+        await asyncio.to_thread(_put_aside, self._folder)
+
+    async def go_on(self, member: Membership) -> None:
+        """The master knows this node, perhaps again; keep what it told."""
+        self._member, self.ended = member, None
+        await asyncio.to_thread(save, self._folder, member)
+
+
+def _put_aside(folder: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        (folder / FILE).replace(folder / REMOVED_FILE)
 
 
 def load(folder: Path) -> Membership | None:

@@ -7,7 +7,9 @@ import socket
 import sys
 from typing import TYPE_CHECKING
 
-from common.errors import CouncilError, SettingsError, UnauthorizedError
+import msgspec
+
+from common.errors import CouncilError, SettingsError, UnauthorizedError, UntrustedPeerError
 from common.logs import get_logger
 from common.security import is_loopback
 from common.settings import NodeSettings
@@ -51,14 +53,18 @@ async def establish(settings: NodeSettings, kept: Membership | None, *, port: in
 
     if settings.join not in (None, NONE):
         url, token = await _which_master(settings)
-        if kept is not None and kept.master == url and (kept.private_key is not None) == settings.serves_tls:
-            if not token or await _still_known(kept, port):
-                return kept
+        member = kept if kept is not None and (kept.private_key is not None) == settings.serves_tls else None
+        if member is not None and member.master == url:
+            if not token or await _still_known(member, port):
+                return member
+        elif member is not None and (moved := await _moved_to(member, url, port)) is not None:
+            membership.save(settings.data_dir, moved)
+            return moved
         if not token:
             raise SettingsError(
                 f"joining {url} takes a token: type `council worker token` there, and here what it prints"
             )
-        name = settings.name or default_name()
+        name = settings.name or (kept.name if kept is not None else default_name())
         joined = await joining.join(url, token, name=name, port=port, tls=settings.serves_tls)
         membership.save(settings.data_dir, joined)
         log.info("joined", master=url, as_node=joined.name)
@@ -118,6 +124,23 @@ def _how_to_join(found: Found) -> str:
         f"master {name} at {found.url}: type `council worker token` there, and here "
         f"`council node start --join {found.url} --token T`"
     )
+
+
+async def _moved_to(kept: Membership, url: str, port: int) -> Membership | None:
+    """The membership under another address of the same master; `None` where somebody else answers there.
+
+    Nothing is sent to whoever cannot show the authority that this node joined.
+    """
+    from worker_node import joining
+
+    if kept.master is None or (kept.authority is None and not _is_local(url)):
+        return None
+    try:
+        found, _ = await joining.renew(msgspec.structs.replace(kept, master=url), port)
+    except (UnauthorizedError, UntrustedPeerError):
+        return None
+    log.info("the master has moved", was=kept.master, master=url)
+    return found
 
 
 async def _still_known(kept: Membership, port: int) -> bool:

@@ -145,9 +145,17 @@ def _speeds(learned: Sequence[Learned]) -> list[dict[str, Any]]:
 
 @router.delete("/{name}", status_code=204)
 async def remove_worker(name: str, master: Master) -> None:
-    """Forget a node; calls that run on it are restarted elsewhere."""
-    await master.registry.remove(name)
+    """Forget a node; calls that run on it are restarted elsewhere. It is told, if it can be reached: else it
+    hears of it when it tells its address next.
+    """
+    node = master.registry.get(name)
     await master.store.nodes.remove(name)
+    if node.state != "unreachable":
+        try:
+            await node.client.dismiss()
+        except CouncilError as error:
+            _log.info("removed node not told", node=name, reason=error.detail)
+    await master.registry.remove(name)
 
 
 @router.post("/{name}/drain")

@@ -33,6 +33,7 @@ _JSON = {"content-type": "application/json"}
 _GENERATE = "/api/generate"
 _PULL = "/api/models/pull"
 _CONTROL_TIMEOUT_S = 4.0
+_DISMISS_TIMEOUT_S = 2.0
 # The transport translates most of aiohttp's exceptions, not all of them.
 _TRANSPORT_ERRORS = (httpx.HTTPError, httpx.StreamError, aiohttp.ClientError, OSError)
 
@@ -101,6 +102,10 @@ class NodeClient:
         """Free a model's memory; goes on when this is cancelled."""
         body = encoder.encode({"model": model, "engine": engine})
         await self._request("POST", "/api/models/unload", content=body)
+
+    async def dismiss(self) -> None:
+        """Tell the node that it is removed, while its key still opens it."""
+        await self._request("POST", "/api/membership/end", timeout_s=_DISMISS_TIMEOUT_S)
 
     async def engines(self) -> list[EngineInfo]:
         return self._decode(_engines_decoder, (await self._request("GET", "/health/ollama")).content).engines

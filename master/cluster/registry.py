@@ -11,11 +11,11 @@ import contextlib
 import re
 import ssl
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from common.errors import ConflictError, CouncilError, InvalidRequestError, NotFoundError, SettingsError
+from common.errors import ConflictError, CouncilError, InvalidRequestError, NotFoundError
 from common.logs import get_logger
 from common.protocol import EngineName, Health
 from common.tls import Trust, node_name
@@ -254,31 +254,6 @@ def check_url(url: str) -> str:
 def default_name(url: str) -> str:
     parts = urlsplit(url)
     return re.sub(r"[^A-Za-z0-9._-]", "-", f"{parts.hostname}-{parts.port}").strip("-")
-
-
-def parse_node_setting(entry: str) -> tuple[str | None, str, str | None]:
-    """`URL`, `NAME=URL` or `NAME=URL#KEY` as settings spell a node: name, URL, key."""
-    entry, _, key = entry.partition("#")
-    name, separator, url = entry.partition("=")
-    if not separator or "://" in name:
-        return None, entry, key or None
-    return name, url, key or None
-
-
-def parse_weights(entries: Iterable[str]) -> dict[str, float]:
-    """`NAME=WEIGHT` as settings spell it. Raises `SettingsError`."""
-    weights: dict[str, float] = {}
-    for entry in entries:
-        name, _, weight = entry.partition("=")
-        try:
-            weights[name.strip()] = float(weight)
-        except ValueError:
-            weights[name.strip()] = 0.0
-        if not 0.01 <= weights[name.strip()] <= 100:
-            raise SettingsError(
-                f"{entry!r} is no weight of a node; it looks like pc2=2, from 0.01 to 100 (node_weights)"
-            )
-    return weights
 
 
 def _first_trouble(health: Health) -> str:

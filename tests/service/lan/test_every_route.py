@@ -18,6 +18,7 @@ from master.app import create_app
 from tests.service.lan.lan import LanMaster, lan_node
 from worker_node.app import _fastapi
 from worker_node.call import CallLimits
+from worker_node.membership import Belonging
 from worker_node.service import NodeService
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -101,7 +102,7 @@ async def test_joining_asks_for_a_token_or_a_nodes_key_and_takes_nothing_else(ma
 
 async def test_no_route_of_a_node_answers_without_the_right_key(tmp_path: Path) -> None:
     service = NodeService(name="n", engines=[], limits=CallLimits(1.0, 1.0), max_loaded_models=1, max_queue=1)
-    routes = set(walked(_fastapi(service, tmp_path, ()).routes))
+    routes = set(walked(_fastapi(service, tmp_path, (), Belonging(tmp_path, None)).routes))
     assert {("http", "/api/embed"), ("http", "/metrics"), ("http", "/api/models/pull")} <= routes
     paths = {path for _, path in routes} | {"/api/generate", "/api/generate/batch", "/nothing", "/health/"}
     async with lan_node(tmp_path / "n", "--host", "0.0.0.0") as node:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
+import httpx
 import pytest
 
 from common.tls import short_fingerprint
+from tests.processes import Program
 from tests.service.lan.lan import LanMaster, lan_master, lan_node, refused
 from tests.standin import StandInOllama
 
@@ -92,6 +95,76 @@ async def test_a_removed_node_is_no_friend_any_more(master: LanMaster, tmp_path:
             await master.admin.delete("/api/cluster/workers/gone")
             assert (await as_node.post("/api/cluster/renew", json={"port": 1})).status_code == 401
     assert "gone" not in await master.workers()
+
+
+async def membership_of(node: Program, within_s: float = 15.0) -> str:
+    """What the node's own health says of its removal, once it does."""
+    async with httpx.AsyncClient(verify=False, trust_env=False) as anybody, asyncio.timeout(within_s):
+        while True:
+            health = (await anybody.get(f"{node.url}/health")).json()
+            if "membership" in health["checks"]:
+                assert health["status"] != "healthy"
+                return str(health["checks"]["membership"])
+            await asyncio.sleep(0.1)
+
+
+async def test_a_removed_node_hears_of_it_says_so_and_joins_anew(
+    master: LanMaster, standin: StandInOllama, tmp_path: Path
+) -> None:
+    folder = tmp_path / "back"
+    joining = ("--join", master.url, "--host", "0.0.0.0")
+
+    def node(*arguments: str) -> AbstractAsyncContextManager[Program]:
+        return lan_node(folder, *arguments, name="back", ollama=standin.base_url)
+
+    async with node(*joining, "--token", await master.token()) as running:
+        await master.until("back", "healthy")
+        assert (await master.admin.delete("/api/cluster/workers/back")).status_code == 204
+        assert "council node start --join" in await membership_of(running, within_s=1)
+        assert "removed from its cluster" in running.log.read_text()
+        assert not (folder / "node.json").exists()
+        assert (folder / "node.removed.json").exists()
+    async with node(*joining, "--token", await master.token()):
+        await master.until("back", "healthy")
+    # It is away while it is removed, and hears of it when it tells where it is.
+    assert (await master.admin.delete("/api/cluster/workers/back")).status_code == 204
+    async with node() as running:
+        assert "removed by the master" in await membership_of(running)
+        assert not (folder / "node.json").exists()
+
+
+async def test_a_node_follows_its_master_to_another_address_without_a_token(
+    standin: StandInOllama, tmp_path: Path
+) -> None:
+    folder = tmp_path / "n"
+    async with lan_master(tmp_path / "m") as master:
+        joining = ("--join", master.url, "--token", await master.token(), "--host", "0.0.0.0")
+        async with lan_node(folder, *joining, name="mover", ollama=standin.base_url):
+            await master.until("mover", "healthy")
+    async with lan_master(tmp_path / "m") as moved:
+        assert moved.url != master.url
+        here = ("--join", moved.url, "--host", "0.0.0.0")
+        async with lan_node(folder, *here, name="mover", ollama=standin.base_url):
+            await moved.until("mover", "healthy")
+        assert json.loads((folder / "node.json").read_text())["master"] == moved.url
+        # Another master's address gets neither its key nor its trust.
+        async with lan_master(tmp_path / "other") as other:
+            told = await refused(folder, "--join", other.url, "--host", "0.0.0.0")
+            assert "takes a token" in told
+            elsewhere = ("--join", other.url, "--token", await other.token(), "--host", "0.0.0.0")
+            async with lan_node(folder, *elsewhere, name="mover", ollama=standin.base_url):
+                await other.until("mover", "healthy")
+
+
+async def test_a_node_is_listed_in_the_settings_with_key_and_fingerprint(
+    standin: StandInOllama, tmp_path: Path
+) -> None:
+    async with lan_node(tmp_path / "own", "--host", "0.0.0.0", name="own", ollama=standin.base_url) as node:
+        key = json.loads((tmp_path / "own" / "node.json").read_text())["key"]
+        fingerprint = node.log.read_text().partition("--fingerprint ")[2].split()[0]
+        listed = f"own={node.url}#{key}@sha256:{fingerprint}"
+        async with lan_master(tmp_path / "m", env={"COUNCIL_NODES": listed}) as master:
+            await master.until("own", "healthy")
 
 
 async def test_a_node_is_added_by_key_and_fingerprint(
