@@ -211,6 +211,23 @@ async def test_embedding_goes_through_one_slot_and_keeps_the_order(node: Node) -
     assert await embed() == []
 
 
+async def test_a_hang_up_cancels_an_embedding_down_to_the_engine(node: Node, ollama: StandInOllama) -> None:
+    body = {"model": "emb", "input": ["one", "two"]}
+    assert (await node.client.post("/api/embed", json=body)).status_code == 200
+    emb = StandInModel("emb:latest", capabilities=("embedding",))
+    ollama.set_model(emb.with_changes(first_token_ms=60_000))
+    asking = asyncio.create_task(node.client.post("/api/embed", json=body))
+    await ollama.until(lambda server: any(server.counters.in_flight.values()))
+    waiting = asyncio.create_task(node.client.post("/api/embed", json=body))
+    asking.cancel()
+    await ollama.until(lambda server: server.calls(kind="embed", outcome="cancelled"), 2)
+    ollama.set_model(emb)
+    waiting.cancel()
+    # Its one slot is free again.
+    async with asyncio.timeout(5):
+        assert (await node.client.post("/api/embed", json=body)).status_code == 200
+
+
 async def test_a_pull_tells_its_progress_and_an_unknown_model_is_not_found(tmp_path: Path) -> None:
     async with (
         StandInOllama([], registry=["new"], pull_ms=200) as server,
