@@ -19,7 +19,18 @@ from typing import Any
 
 import psutil
 
-from tests.bench import calls, chunks, council, idle, isolation, peers, scheduling, sockets
+from tests.bench import (
+    calls,
+    chunks,
+    clusters,
+    council,
+    idle,
+    isolation,
+    peers,
+    prediction,
+    scheduling,
+    sockets,
+)
 from tests.bench.figures import Figure, Scale, table
 
 BENCHES: dict[str, Callable[[Scale], Coroutine[Any, Any, list[Figure]]]] = {
@@ -30,6 +41,8 @@ BENCHES: dict[str, Callable[[Scale], Coroutine[Any, Any, list[Figure]]]] = {
     "isolation": isolation.run,
     "sockets": sockets.run,
     "scheduling": scheduling.run,
+    "clusters": clusters.run,
+    "prediction": prediction.run,
 }
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 
 from master.cluster.model_names import canonical
+from master.state.store import Store
 from tests import processes
 from tests.simulation.physics import ModelSpec, NodeSpec
 from tests.simulation.recording import RecordedCall, RecordedSession, Recording
@@ -37,7 +38,7 @@ SPECS: tuple[NodeSpec, ...] = (
         "fast",
         {
             "llama3.2:1b": _model(GB, 0.6, 0.006, 2),
-            "phi3.5": _model(2 * GB, 1.2, 0.010, 2),
+            "phi3.5:3.8b": _model(2 * GB, 1.2, 0.010, 2),
             "qwen2.5:7b": _model(5 * GB, 2.0, 0.016, 2),
         },
         max_loaded=1,
@@ -47,7 +48,7 @@ SPECS: tuple[NodeSpec, ...] = (
         "roomy",
         {
             "llama3.2:1b": _model(GB, 0.8, 0.012, 1),
-            "phi3.5": _model(2 * GB, 1.4, 0.018, 1),
+            "phi3.5:3.8b": _model(2 * GB, 1.4, 0.018, 1),
             "llama3.2:3b": _model(2 * GB, 1.4, 0.020, 1),
         },
         max_loaded=2,
@@ -86,7 +87,7 @@ def questions(seed: int, number: int, every_s: float) -> list[Question]:
 
 
 async def record(asked: Sequence[Question], specs: Sequence[NodeSpec] = SPECS) -> Recording:
-    """Hold these councils; nothing is loaded and nothing is learned when the first is asked."""
+    """Hold these councils. Nothing is loaded when the first is asked; the speeds are learned already."""
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
         engines: dict[str, StandInProcess] = {}
@@ -99,6 +100,7 @@ async def record(asked: Sequence[Question], specs: Sequence[NodeSpec] = SPECS) -
                 processes.node(folder / spec.name, name=spec.name, ollama=engine.base_url, env=env)
             )
             nodes[spec.name] = node.url
+        await _learned(folder / "master", specs)
         master = await stack.enter_async_context(
             processes.master(folder / "master", nodes=nodes, env={"COUNCIL_HEARTBEAT_S": "2"})
         )
@@ -122,6 +124,16 @@ async def record(asked: Sequence[Question], specs: Sequence[NodeSpec] = SPECS) -
             for one, (at_s, took_s, session) in zip(asked, held, strict=True)
         ]
     return Recording(specs, sessions, sum(one["loads"] for one in counters))
+
+
+async def _learned(data_dir: Path, specs: Sequence[NodeSpec]) -> None:
+    """What a master knows that has worked with these nodes for long."""
+    await asyncio.to_thread(data_dir.mkdir, parents=True, exist_ok=True)
+    store = await Store.open(f"sqlite:///{data_dir / 'council.db'}", data_dir=data_dir)
+    try:
+        await store.speeds.keep(row for spec in specs for row in spec.known())
+    finally:
+        await store.close()
 
 
 def _standin(spec: NodeSpec) -> dict[str, Any]:

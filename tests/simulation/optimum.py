@@ -148,3 +148,71 @@ def _all_s(specs: Sequence[NodeSpec], calls: Sequence[SimCall]) -> float:
         for spec in specs
     )
     return sum(_quickest_s(specs, call) for call in calls) / slots
+
+
+def cluster_bound_s(specs: Sequence[NodeSpec], councils: Sequence[Sequence[Sequence[SimCall]]]) -> float:
+    """No schedule of councils (their stages) that are all asked at once of a cluster with nothing loaded is
+    quicker: each needs its longest calls one after the other, and all work needs all engines at their best,
+    less what loading each model once keeps them from.
+    """
+    longest = max(
+        _first_loads_s(specs, stages[0]) + sum(_longest_s(specs, calls) for calls in stages)
+        for stages in councils
+    )
+    return max(
+        longest, _all_work_s(specs, [call for stages in councils for calls in stages for call in calls])
+    )
+
+
+def _first_loads_s(specs: Sequence[NodeSpec], calls: Sequence[SimCall]) -> float:
+    """Before the first stage ends, the model of each call is loaded somewhere."""
+    return min(_least_load_s(specs, call.model) for call in calls)
+
+
+def _least_load_s(specs: Sequence[NodeSpec], model: str) -> float:
+    return min(spec.models[model].load_s for spec in specs if model in spec.models)
+
+
+def _all_work_s(specs: Sequence[NodeSpec], calls: Sequence[SimCall]) -> float:
+    """In slot-seconds of the quickest node for each call, so that unequal nodes can be added up."""
+    pace = [_pace(spec, specs) for spec in specs]
+    work = sum(_quickest_s(specs, call) for call in calls)
+    lost = sum(
+        min(
+            spec.models[model].load_s * _lost_to_a_load(spec, each)
+            for spec, each in zip(specs, pace, strict=True)
+            if model in spec.models
+        )
+        for model in {call.model for call in calls}
+    )
+    return (work + lost) / sum(
+        each * _slots_worth(spec, _most_slots(spec)) for spec, each in zip(specs, pace, strict=True)
+    )
+
+
+def _pace(spec: NodeSpec, specs: Sequence[NodeSpec]) -> float:
+    """How quick the node is at what it is best at, against the quickest node for that: at most 1."""
+    return max(
+        min(other.models[name].generate_s_per_token for other in specs if name in other.models)
+        / model.generate_s_per_token
+        for name, model in spec.models.items()
+    )
+
+
+def _most_slots(spec: NodeSpec) -> int:
+    return max(model.slots for model in spec.models.values()) * min(spec.max_loaded, len(spec.models))
+
+
+def _slots_worth(spec: NodeSpec, busy: int) -> float:
+    """What so many busy slots do in a second, in seconds of one that is alone."""
+    return busy / (1 + spec.sharing * (busy - 1)) if busy else 0.0
+
+
+def _lost_to_a_load(spec: NodeSpec, pace: float) -> float:
+    most = _most_slots(spec)
+    others = (
+        most - max(model.slots for model in spec.models.values())
+        if spec.max_loaded <= len(spec.models)
+        else most
+    )
+    return pace * (_slots_worth(spec, most) - _slots_worth(spec, others))

@@ -116,14 +116,14 @@ class _Replay:
 
 
 def simulated(recording: Recording) -> Prediction:
-    """The same questions at the same times to a simulated cluster of the same nodes, nothing learned yet."""
+    """The same questions at the same times to a simulated cluster of the same nodes, known as well."""
     replays = {one.session_id: _Replay(one) for one in recording.sessions}
     arrivals = [(replay.session.asked_s, call) for replay in replays.values() for call in replay.start()]
 
     def more(call: SimCall, now: float) -> Iterable[SimCall]:
         return replays[call.session_id or ""].after(now)
 
-    policy = Ours(recording.specs, known=False)
+    policy = Ours(recording.specs)
     report: Report = Simulation(Cluster(list(recording.specs)), policy, arrivals=arrivals, more=more).run()
     return Prediction(
         report.makespan,
