@@ -40,6 +40,7 @@ from master.services import Master, Services
 router = APIRouter(prefix="/v1", tags=["openai"])
 COUNCIL_MODEL = "council"
 CHAT_PATH = "/v1/chat/completions"
+EXPECTED_TOKENS = 256  # of an answer, for placement, where the client allows as many
 _DONE = b"data: [DONE]\n\n"
 _encode = msgspec.json.Encoder().encode
 _log = get_logger(__name__)
@@ -209,6 +210,7 @@ class _ToQueue(SilentWatcher):
 
 def _call(body: ChatCompletion, master: Services, trace: TraceContext) -> Call:
     _check_model(body, master)
+    options = body.options()
     return Call(
         call_id=f"chat/{uuid4()}",
         model=body.model,
@@ -216,7 +218,8 @@ def _call(body: ChatCompletion, master: Services, trace: TraceContext) -> Call:
             Message("system" if one.role == "developer" else one.role, one.text) for one in body.messages
         ),
         format=body.format(),
-        options=body.options(),
+        options=options,
+        expected_tokens=min(EXPECTED_TOKENS, options.get("num_predict") or EXPECTED_TOKENS),
         traceparent=str(trace.child()),
     )
 

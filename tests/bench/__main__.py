@@ -19,6 +19,7 @@ from typing import Any
 
 import psutil
 
+from tests import zygote
 from tests.bench import (
     calls,
     chunks,
@@ -26,6 +27,7 @@ from tests.bench import (
     council,
     idle,
     isolation,
+    mixed,
     peers,
     prediction,
     scheduling,
@@ -38,6 +40,7 @@ BENCHES: dict[str, Callable[[Scale], Coroutine[Any, Any, list[Figure]]]] = {
     "calls": calls.run,
     "chunks": chunks.run,
     "idle": idle.run,
+    "mixed": mixed.run,
     "isolation": isolation.run,
     "sockets": sockets.run,
     "scheduling": scheduling.run,
@@ -53,11 +56,12 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="write the figures there as well")
     flags = parser.parse_args()
     _have_peers()
+    zygote.AVAILABLE = False  # programs are started as people start them, not forked as tests do
     began = time.monotonic()
     found: dict[str, list[Figure]] = {}
     failed: list[str] = []
     for name in flags.only or BENCHES:
-        _say(f"{name} …")
+        _say(f"{name} … ({time.monotonic() - began:.0f} s so far)")
         try:
             found[name] = asyncio.run(BENCHES[name](Scale.of(long=flags.long)))
         except Exception:

@@ -19,14 +19,15 @@ class Scale:
     council_rounds: int
     starts: int
     chats: int
+    mixed_rounds: int
     clusters: tuple[int, ...]
 
     @classmethod
     def of(cls, *, long: bool) -> Scale:
         return (
-            cls(12, 1000, 3.0, 5, 9, 100, (1, 3, 10, 30, 100, 300, 1000))
+            cls(12, 1000, 3.0, 5, 9, 100, 5, (1, 3, 10, 30, 100, 300, 1000))
             if long
-            else cls(4, 300, 1.5, 2, 3, 20, (1, 3, 10, 30, 100))
+            else cls(4, 300, 1.5, 2, 3, 20, 2, (1, 3, 10, 30, 100))
         )
 
 

@@ -113,7 +113,7 @@ async def rig(
         found.routes.append(
             Route(OURS, f"{master.url}/v1/chat/completions", "openai", (master.pid, node.pid))
         )
-        await _until_models_known(found, len(resident))
+        await until_models_known(client, master.url, len(resident))
         yield found
 
 
@@ -139,10 +139,12 @@ def session() -> aiohttp.ClientSession:
     )
 
 
-async def _until_models_known(found: Rig, count: int) -> None:
+async def until_models_known(client: aiohttp.ClientSession, master: str, count: int, nodes: int = 1) -> None:
+    """Until the master knows so many models on each node."""
     async with asyncio.timeout(_READY_S):
         while True:
-            async with found.client.get(f"{found.master.url}/health/models") as response:
-                if len((await response.json()).get("models", ())) >= count:
-                    return
+            async with client.get(f"{master}/api/cluster/workers") as response:
+                workers = (await response.json())["workers"]
+            if sum(len(one["models"]) >= count for one in workers) >= nodes:
+                return
             await asyncio.sleep(0.05)
