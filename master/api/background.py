@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from common.errors import InvalidRequestError, PayloadTooLargeError
 from master.api.schemas import Words
 from master.background.caps import midnight_before
-from master.background.job_view import item_view, job_view, spent_view
+from master.background.job_view import item_view, job_view, schedule_view, spent_view
 from master.services import Master
 from master.state.jobs import NewJob
 
@@ -45,6 +45,16 @@ class BatchItem(_Body):
 class SubmitBatch(_Body):
     type: Annotated[str, Field(min_length=1, max_length=64)]
     items: Annotated[list[BatchItem], Field(min_length=1)]
+    priority: Priority | None = None
+
+
+class AddSchedule(_Body):
+    """`cron`: minute, hour, day, month, weekday on the clock of the master's machine."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
+    type: Annotated[str, Field(min_length=1, max_length=64)]
+    input: dict[str, Any] = Field(default_factory=dict)
+    cron: Annotated[str, Field(min_length=9, max_length=100)]
     priority: Priority | None = None
 
 
@@ -215,3 +225,21 @@ async def pause(master: Master, body: Pause | None = None) -> dict[str, Any]:
 async def resume(master: Master) -> dict[str, Any]:
     await master.jobs.pause(False)
     return {"paused": False}
+
+
+@router.get("/schedules")
+async def list_schedules(master: Master) -> dict[str, Any]:
+    """Jobs that are submitted again and again."""
+    return {"schedules": [schedule_view(one) for one in await master.store.schedules.list()]}
+
+
+@router.post("/schedules", status_code=201)
+async def add_schedule(body: AddSchedule, master: Master) -> dict[str, Any]:
+    """Submit a job at every time that `cron` names; while the last one is pending, no second one is made."""
+    schedule = await master.jobs.add_schedule(body.name, body.type, body.input, body.cron, body.priority)
+    return schedule_view(schedule)
+
+
+@router.delete("/schedules/{name}", status_code=204)
+async def remove_schedule(name: str, master: Master) -> None:
+    await master.store.schedules.remove(name)

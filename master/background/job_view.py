@@ -7,6 +7,7 @@ from typing import Any
 
 from master.state.job_calls import Spent
 from master.state.jobs import Job
+from master.state.schedules import Schedule
 
 
 def job_view(job: Job, spent: Spent | None = None) -> dict[str, Any]:
@@ -54,6 +55,18 @@ def spent_view(spent: Spent) -> dict[str, Any]:
         "total_tokens": spent.total_tokens,
         "total_ms": spent.total_ms,
         "calls_of_unknown_usage": spent.unknown,
+    }
+
+
+def schedule_view(schedule: Schedule) -> dict[str, Any]:
+    return {
+        "name": schedule.name,
+        "type": schedule.type,
+        "input": schedule.input,
+        "cron": schedule.cron,
+        "priority": schedule.priority,
+        "next_at": _moment(schedule.next_at),
+        "last_at": _moment(schedule.last_at),
     }
 
 

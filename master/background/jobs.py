@@ -11,26 +11,29 @@ import contextlib
 import random
 import time
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from common.errors import CouncilError, InternalError, NodeDrainingError
+from common.errors import CouncilError, InternalError, InvalidRequestError, NodeDrainingError
 from common.logs import bind, get_logger
 from common.settings import MasterSettings
 from master.background.caps import Caps, midnight_after
 from master.background.catalogue import Catalogue
+from master.background.cron import next_after
 from master.background.run import Gate, JobRun, Model
 from master.background.verdict import judge
-from master.state.durable import Durable, Place, Unfinished
+from master.state.durable import Durable, Place, StepsChangedError, Unfinished
 from master.state.executors import Executors
 from master.state.jobs import Added, Job, NewJob
+from master.state.schedules import Schedule
 from master.state.store import Store
 
 _HOUSEKEEPING_S = 1.0
 _IDLE_POLL_S = 2.0
+_TOGETHER_S = 0.005  # what ends together is followed by what is claimed together
 _STOP_WITHIN_S = 3.0
 _CANCEL_WITHIN_S = 5.0
 _ENGINE_IDLE_S = 60.0
@@ -81,6 +84,7 @@ class JobService:
         gate: Gate,
         limits: JobLimits,
         kind: str = "master",
+        schedules: bool = True,
     ) -> None:
         self.catalogue = catalogue
         self.limits = limits
@@ -90,9 +94,11 @@ class JobService:
         self._executors = executors
         self._model = model
         self._gate = gate
+        self._schedules = schedules
         self._runs: dict[str, JobRun] = {}
         self._holds: dict[str, Hold] = {}
         self._paused: tuple[bool, str] = (False, "")
+        self._anew: set[str] = set()
         self._unsettled = False
         self._stopping = False
         self._wake = asyncio.Event()
@@ -159,6 +165,8 @@ class JobService:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait_s):
                     await self._wake.wait()
+            if self._runs:
+                await asyncio.sleep(_TOGETHER_S)
 
     async def _turn(self) -> float:
         """One look at everything; seconds until the next one at the latest."""
@@ -191,11 +199,33 @@ class JobService:
                 if job_id in self._runs:
                     self._runs[job_id].stop("cancelled")
         self._paused = await jobs.paused()
+        await self._fire_schedules()
         now = time.monotonic()
         self._holds = {name: hold for name, hold in self._holds.items() if hold.until > now}
         if now - self._pruned_at >= _PRUNE_EVERY_S:
             self._pruned_at = now
             await self._prune()
+
+    async def _fire_schedules(self) -> None:
+        """Submit what is due, once for all the times that were missed."""
+        if not self._schedules:
+            return
+        now = datetime.now(UTC)
+        for schedule in await self._store.schedules.list(due=now):
+            try:
+                job = self.catalogue.new(
+                    schedule.type,
+                    schedule.input,
+                    priority=schedule.priority,
+                    key=f"schedule/{schedule.name}",
+                )
+            except InvalidRequestError as error:
+                _log.warning("schedule cannot be submitted", schedule=schedule.name, reason=error.detail)
+                await self._store.schedules.skip(schedule, next_after(schedule.cron, now))
+                continue
+            added = await self._store.schedules.fire(schedule, job, next_after(schedule.cron, now))
+            if added is not None:
+                _log.info("schedule due", schedule=schedule.name, job_id=added.id, new=added.is_new)
 
     async def _prune(self) -> None:
         while gone := await self._store.jobs.prune(self.limits.retention):
@@ -237,6 +267,9 @@ class JobService:
             caps=self.limits.caps,
         )
         try:
+            if job.id in self._anew:
+                await self._durable.forget([job.id])
+                self._anew.discard(job.id)
             await self._durable.hand_over(job.id, known=job.handed > 1, again=job.again)
         except CouncilError as error:
             await self._failed(run, error)
@@ -281,6 +314,11 @@ class JobService:
         except (asyncio.CancelledError, Unfinished):
             await self._left(run)
             raise
+        except StepsChangedError as error:
+            # Its program is another one than when it began. Steps are idempotent: it begins anew.
+            _log.warning("job begins anew", reason=error.detail)
+            self._anew.add(job.id)
+            await self._left(run)
         except CouncilError as error:
             await self._failed(run, error)
         except Exception as error:
@@ -369,6 +407,17 @@ class JobService:
         self.wake()
         return batch_id
 
+    async def add_schedule(
+        self, name: str, type_name: str, given: Mapping[str, Any], cron: str, priority: int | None = None
+    ) -> Schedule:
+        """Have a job submitted again and again. Raises `InvalidRequestError` and `ConflictError`."""
+        checked = self.catalogue.new(type_name, given, priority=priority)
+        schedule = Schedule(
+            name, type_name, checked.input, cron, priority, next_after(cron, datetime.now(UTC))
+        )
+        await self._store.schedules.add(schedule)
+        return schedule
+
     async def cancel(self, job_id: str) -> Job:
         """Cancel a job, down to the engine of its model call. Raises `NotFoundError`, `ConflictError`."""
         job = await self._store.jobs.cancel(job_id)
@@ -408,6 +457,11 @@ class JobService:
             raise NodeDrainingError("the master is stopping; ask again when it is back", retry_after_s=5.0)
 
     # -- what people are told -----------------------------------------------------------------------------
+
+    @property
+    def running_ids(self) -> frozenset[str]:
+        """Jobs that this executor runs now."""
+        return frozenset(self._runs)
 
     @property
     def paused(self) -> tuple[bool, str]:

@@ -197,7 +197,7 @@ class CallKeeper:
         )
 
     async def done(self, answer: Answer) -> None:
-        await self._close("done", answer.token_usage, answer.latency)
+        await self._close("done", answer.token_usage, answer.latency, model=answer.model)
 
     async def cut(self, error: BaseException) -> None:
         """The call ended without having told: it was cancelled, or its row could not be written."""
@@ -213,9 +213,17 @@ class CallKeeper:
         *,
         error: dict[str, object] | None = None,
         unknown: bool = False,
+        model: str = "",
     ) -> None:
         key, self._open = self._open, None
         if key is not None:
             await self._rows.end(
-                key, outcome, usage, latency, at=time.time(), error=error, usage_unknown=unknown
+                key,
+                outcome,
+                usage,
+                latency,
+                at=time.time(),
+                error=error,
+                usage_unknown=unknown,
+                model=model,
             )

@@ -46,6 +46,19 @@ GROUPS = {
             for name in ("add", "list", "show", "search", "stats", "export", "import", "delete")
         },
     ),
+    "jobs": (
+        "Background work.",
+        {
+            **{
+                name: f"jobs:{name}"
+                for name in ("status", "list", "show", "submit", "cancel", "retry", "pause", "resume")
+            },
+            **{name: f"dead_jobs:{name}" for name in ("dead", "replay", "dismiss")},
+            "schedules": "schedules:list",
+            "schedule": "schedules:add",
+            "unschedule": "schedules:remove",
+        },
+    ),
     "keys": (
         "Keys of people and programs.",
         {name: f"keys:{name}" for name in ("create", "list", "revoke")},

@@ -173,10 +173,6 @@ class Durable:
             else:
                 await engine.resume_workflow_async(job_id, queue_name=self.executor_id)
 
-    async def start_anew(self, job_id: str) -> None:
-        """Forget what a job's steps returned, so that its next life begins at the first one."""
-        await self.forget([job_id])
-
     async def _failed_step(self, job_id: str) -> int:
         assert self._engine is not None
         steps = await self._engine.list_workflow_steps_async(job_id)

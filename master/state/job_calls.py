@@ -71,9 +71,10 @@ class JobCallRepository:
         at: float,
         error: dict[str, Any] | None = None,
         usage_unknown: bool = False,
+        model: str = "",
     ) -> None:
-        """Keep how an attempt ended and what it cost."""
-        values = {name: getattr(latency, name) for name in _LATENCIES}
+        """Keep how an attempt ended and what it cost; `model`: which one it was, where that is known now."""
+        values = {name: getattr(latency, name) for name in _LATENCIES} | ({"model": model} if model else {})
         async with self._db.write() as db:
             await db.execute(
                 update(_calls)

@@ -160,17 +160,15 @@ class JobRepository:
             # One that had started goes on: to stop it again would cost what it has loaded.
             due = due.where(or_(_jobs.c.long.is_(False), _jobs.c.started_at.is_not(None)))
         async with self._db.write() as db:
+            connection = await db.connection()
             if most_running is not None:
-                running = await db.scalar(select(func.count()).where(_jobs.c.state == "running"))
-                limit = min(limit, most_running - (running or 0))
+                running = select(func.count()).where(_jobs.c.state == "running")
+                limit = min(limit, most_running - ((await connection.execute(running)).scalar() or 0))
             if limit <= 0:
                 return []
-            ids = list(await db.scalars(due.limit(limit)))
-            if not ids:
-                return []
-            await db.execute(
+            taken = (
                 update(_jobs)
-                .where(_jobs.c.id.in_(ids))
+                .where(_jobs.c.id.in_(due.limit(limit)))
                 .values(
                     state="running",
                     owner=owner,
@@ -179,10 +177,11 @@ class JobRepository:
                     not_before=None,
                     started_at=func.coalesce(_jobs.c.started_at, now),
                 )
+                .returning(*_COLUMNS, _jobs.c.position)
             )
-            found = {job.id: job for job in await _select(db, _jobs.c.id.in_(ids))}
-            await db.execute(update(_jobs).where(_jobs.c.id.in_(ids)).values(again=False))
-        return [found[job_id] for job_id in ids]
+            rows = (await connection.execute(taken)).all()
+        rows = sorted(rows, key=lambda row: (row.priority, row.created_at, row.position, row.id))
+        return [_job(row) for row in rows]
 
     async def finish(self, job_id: str, owner: str, result: dict[str, Any] | None) -> bool:
         """The job is done; false where it is no longer this owner's."""
@@ -200,7 +199,14 @@ class JobRepository:
         return await self._change(
             job_id,
             owner,
-            {"state": state, "owner": None, "not_before": None, "ended_at": datetime.now(UTC), **values},
+            {
+                "state": state,
+                "owner": None,
+                "again": False,
+                "not_before": None,
+                "ended_at": datetime.now(UTC),
+                **values,
+            },
         )
 
     async def put_back(
@@ -234,7 +240,8 @@ class JobRepository:
     async def _change(self, job_id: str, owner: str, values: dict[str, Any]) -> bool:
         change = update(_jobs).where(_jobs.c.id == job_id, _jobs.c.owner == owner, _jobs.c.state == "running")
         async with self._db.write() as db:
-            return _rows(await db.execute(change.values(values))) == 1
+            connection = await db.connection()
+            return (await connection.execute(change.values(values))).rowcount == 1
 
     async def owners(self) -> set[str]:
         """Who owns running jobs."""
@@ -481,7 +488,7 @@ async def _one(db: AsyncSession, job_id: str) -> Job:
 
 
 def _job(row: Any) -> Job:
-    return Job(**row._mapping)
+    return Job(**{name: row._mapping[name] for name in Job.__dataclass_fields__})
 
 
 def _utc(moment: datetime) -> datetime:

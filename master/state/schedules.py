@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, cast
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import Update, delete, insert, select, update
 from sqlalchemy.engine import CursorResult
 from sqlalchemy.exc import IntegrityError
 
@@ -72,13 +72,23 @@ class ScheduleRepository:
 
     async def fire(self, schedule: Schedule, job: NewJob, next_at: datetime) -> Added | None:
         """Submit its job and move it on; `None` where somebody else did so for this time."""
-        change = (
-            update(ScheduleRow)
-            .where(ScheduleRow.name == schedule.name, ScheduleRow.next_at == schedule.next_at)
-            .values(next_at=next_at, last_at=schedule.next_at)
-        )
         async with self._db.write() as db:
-            moved = await db.execute(change, execution_options={"synchronize_session": False})
+            moved = await db.execute(_move(schedule, next_at, last_at=schedule.next_at))
             if cast("CursorResult[object]", moved).rowcount == 0:
                 return None
             return await JobRepository.add(db, job)
+
+    async def skip(self, schedule: Schedule, next_at: datetime) -> None:
+        """Move it on without a job."""
+        async with self._db.write() as db:
+            await db.execute(_move(schedule, next_at, last_at=schedule.last_at))
+
+
+def _move(schedule: Schedule, next_at: datetime, *, last_at: datetime | None) -> Update:
+    """Nothing where somebody else has moved it on."""
+    return (
+        update(ScheduleRow)
+        .where(ScheduleRow.name == schedule.name, ScheduleRow.next_at == schedule.next_at)
+        .values(next_at=next_at, last_at=last_at)
+        .execution_options(synchronize_session=False)
+    )

@@ -105,6 +105,18 @@ class Workshop:
                 await asyncio.sleep(0.02)
         return job
 
+    async def all_ended(self, within_s: float = 60.0) -> None:
+        """Wait until every job has ended."""
+        async with asyncio.timeout(within_s):
+            while set(await self.store.jobs.counts()) - set(ENDED):  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+
+    async def settled(self, within_s: float = 10.0) -> None:
+        """Wait until this service runs nothing any more, in the engine neither."""
+        async with asyncio.timeout(within_s):
+            while self.jobs.running_ids:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+
     async def restart(self) -> None:
         """Stop the service in order and start another on the same database."""
         await self.stack.aclose()
@@ -129,11 +141,16 @@ def service(folder: Path, store: Store, door: Door, parrot: Parrot, limits: JobL
 
 @asynccontextmanager
 async def workshop(
-    folder: Path, *, is_open: bool = True, long: bool = True, limits: JobLimits | None = None
+    folder: Path,
+    *,
+    is_open: bool = True,
+    long: bool = True,
+    limits: JobLimits | None = None,
+    parrot: Parrot | None = None,
 ) -> AsyncIterator[Workshop]:
     store = await Store.open(f"sqlite:///{folder / 'council.db'}", data_dir=folder)
     limits = limits or JobLimits(first_pause_s=0.05)
-    door, parrot = Door(is_open=is_open, long=long), Parrot()
+    door, parrot = Door(is_open=is_open, long=long), parrot or Parrot()
     found = Workshop(folder, store, door, parrot, limits, service(folder, store, door, parrot, limits))
     try:
         await found.stack.enter_async_context(found.jobs.running())

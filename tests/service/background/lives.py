@@ -1,0 +1,147 @@
+"""Lives of one job service on one folder, each ended by SIGKILL at a chosen write, or when all jobs are over.
+
+Reads one JSON line per life, `{"folder", "log", "kill": [number, "before"] | null}`, and answers `{"ended":
+exit code, "writes": [names]}`. Writes are those of our rows and those of the job engine, counted from 1 in
+the order in which they begin. Forked from a process that has imported everything; POSIX only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from dbos._sys_db import SystemDatabase
+from dbos._sys_db_sqlite import SQLiteSystemDatabase
+
+from common import logs
+from master.background.jobs import JobLimits
+from master.state.job_calls import JobCallRepository
+from master.state.jobs import JobRepository
+from tests.service.background.scripted import leave_mark
+from tests.service.background.workshop import Parrot, Workshop, workshop
+
+OURS: dict[type, tuple[str, ...]] = {
+    JobRepository: ("submit_batch", "claim", "finish", "bury", "put_back", "progress", "take_from"),
+    JobCallRepository: ("begin", "end"),
+}
+ENGINES = ("init_workflow", "record_operation_result", "update_workflow_outcome", "resume_workflows")
+
+
+class Executioner:
+    """Counts writes over a pipe, which outlives its process, and ends the process at the chosen one."""
+
+    def __init__(self, kill: tuple[int, str] | None, out: int) -> None:
+        self._kill = kill
+        self._out = out
+        self._count = 0
+        self._lock = threading.Lock()
+
+    def watch(self) -> None:
+        for place, names in OURS.items():
+            for name in names:
+                write = getattr(place, name)
+                assert inspect.iscoroutinefunction(write)
+                setattr(place, name, self._counted(name, write))
+        for name in ENGINES:
+            owner = SQLiteSystemDatabase if name in vars(SQLiteSystemDatabase) else SystemDatabase
+            setattr(owner, name, self._counted_beside(f"engine.{name}", getattr(owner, name)))
+
+    def _counted(self, name: str, write: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(write)
+        async def counted(*arguments: Any, **named: Any) -> Any:
+            number = self._begin(name)
+            self._die_if((number, "before"))
+            result = await write(*arguments, **named)
+            self._die_if((number, "after"))
+            return result
+
+        return counted
+
+    def _counted_beside(self, name: str, write: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(write)
+        def counted(*arguments: Any, **named: Any) -> Any:
+            number = self._begin(name)
+            self._die_if((number, "before"))
+            result = write(*arguments, **named)
+            self._die_if((number, "after"))
+            return result
+
+        return counted
+
+    def _begin(self, name: str) -> int:
+        with self._lock:
+            self._count += 1
+            os.write(self._out, f"{name}\n".encode())
+            return self._count
+
+    def _die_if(self, now: tuple[int, str]) -> None:
+        if self._kill == now:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+class MarkingParrot(Parrot):
+    """Leaves a file per call that it answered, which outlives its process."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self._folder = folder
+
+    async def run(self, call: Any, watcher: Any) -> Any:
+        await asyncio.to_thread(leave_mark, str(self._folder), f"call-{call.messages[0].content[-38:-2]}")
+        return await super().run(call, watcher)
+
+
+async def live(folder: Path) -> None:
+    """Submit two jobs where there are none, and see them to their ends."""
+    limits = JobLimits(first_pause_s=0.05, concurrency=2)
+    async with workshop(folder, limits=limits, parrot=MarkingParrot(folder)) as shop:
+        if not (await shop.store.jobs.counts()):
+            await _submit(shop)
+        await shop.all_ended()
+        await shop.settled()
+        sys.stdout.flush()
+        os._exit(0)  # a stop in order is another test's business, and takes most of a life
+
+
+async def _submit(shop: Workshop) -> None:
+    new = shop.jobs.catalogue.new
+    given = {"folder": str(shop.folder), "times": 1}
+    jobs = [new("asking", {"calls": 2}), new("failing", given)]
+    await shop.jobs.submit_batch("asking", jobs)
+
+
+def fork(order: dict[str, Any]) -> dict[str, Any]:
+    """Let one life happen and tell how it ended."""
+    source, out = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(source)
+        code = 70
+        try:
+            os.dup2(os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), 2)
+            logs.configure(level="info", fmt="json", program="life")
+            kill = order.get("kill")
+            Executioner((kill[0], kill[1]) if kill else None, out).watch()
+            asyncio.run(live(Path(order["folder"])))
+        finally:
+            sys.stdout.flush()
+            os._exit(code)
+    os.close(out)
+    with open(source, encoding="ascii") as writes:
+        names = writes.read().split()
+    _, status = os.waitpid(pid, 0)
+    return {"ended": os.waitstatus_to_exitcode(status), "writes": names}
+
+
+if __name__ == "__main__":
+    for line in sys.stdin:
+        print(json.dumps(fork(json.loads(line))), flush=True)  # noqa: T201  # the test reads this line
