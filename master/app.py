@@ -30,6 +30,7 @@ from master.api import (
     page,
     problems,
     sessions,
+    usage,
 )
 from master.api.direct import DirectRoutes
 from master.api.guard import Access, Guard
@@ -41,6 +42,7 @@ from master.cluster.dispatch import Dispatcher, Limits
 from master.cluster.listed_nodes import parse_node, parse_weights
 from master.cluster.registry import Registry
 from master.cluster.speed_keeping import keeping
+from master.cluster.usage_keeping import UsageKeeper
 from master.cluster.wake import check_settings as check_wake_settings
 from master.council.service import CouncilService
 from master.keyring import KeyRing
@@ -82,7 +84,7 @@ def create_app(settings: MasterSettings) -> FastAPI:
     app.state.access = access
     problems.install(app)
     routed = (openai, sessions, events, models, cluster, joining, keys, conversations)
-    for module in (*routed, background, background_engine, archives, gate, health, page):
+    for module in (*routed, background, background_engine, archives, gate, usage, health, page):
         app.include_router(module.router)
     # What is added later is asked earlier: the guard first, these last.
     app.add_middleware(gate.Ears)
@@ -115,9 +117,13 @@ async def _services(settings: MasterSettings) -> AsyncIterator[Services]:
         stack.push_async_callback(registry.close)
         dispatcher = Dispatcher(registry, Limits.of(settings), max_waiting=settings.max_waiting_calls)
         await stack.enter_async_context(keeping(dispatcher.speeds, store.speeds))
-        gatekeeper = Gatekeeper(settings, registry, calls_on=dispatcher.lanes.running_on)
+        gatekeeper = Gatekeeper(
+            settings, registry, calls_on=dispatcher.lanes.running_on, store=store.activity
+        )
         dispatcher.in_use = gatekeeper.in_use
         await stack.enter_async_context(gatekeeper.running())
+        used = UsageKeeper(registry, store.usage, data_dir=settings.data_dir)
+        await stack.enter_async_context(used.running())
         calls = BackgroundCalls(
             dispatcher,
             policy=settings.background_policy,
@@ -162,6 +168,7 @@ async def _services(settings: MasterSettings) -> AsyncIterator[Services]:
                 jobs,
                 keyring,
                 gatekeeper,
+                used,
                 authority,
             )
         finally:

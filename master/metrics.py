@@ -26,6 +26,10 @@ BACKGROUND_CALLS = Counter(
     ["engine"],
     registry=REGISTRY,
 )
+USE_CPU = Gauge(
+    "council_cpu_percent", "CPU of a part, of its whole machine.", ["node", "part"], registry=REGISTRY
+)
+USE_MEMORY = Gauge("council_memory_bytes", "Memory of a part.", ["node", "part"], registry=REGISTRY)
 GATE_OPEN = Gauge("council_gate_open", "Whether background work may run somewhere now.", registry=REGISTRY)
 GATE_MOVES = Counter(
     "council_gate_moves",

@@ -14,6 +14,7 @@ from master.background.gatekeeper import Gatekeeper
 from master.background.jobs import JobService
 from master.cluster.dispatch import Dispatcher
 from master.cluster.registry import Registry
+from master.cluster.usage_keeping import UsageKeeper
 from master.council.service import CouncilService
 from master.keyring import KeyRing
 from master.knowledge.archiving import ArchiveService
@@ -35,6 +36,7 @@ class Services:
     jobs: JobService
     keyring: KeyRing
     gatekeeper: Gatekeeper
+    usage: UsageKeeper
     authority: ClusterAuthority | None
     started_at: float = field(default_factory=time.monotonic)
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from common.errors import InvalidRequestError, PayloadTooLargeError
 from master.api.schemas import Words
 from master.background.caps import midnight_before
+from master.background.gate_status import gate_status
 from master.background.job_view import item_view, job_view, schedule_view, spent_view
 from master.services import Master
 from master.state.jobs import NewJob
@@ -79,6 +80,7 @@ async def status(master: Master) -> dict[str, Any]:
         "jobs": {state: sum(of_type.values()) for state, of_type in counts.items()},
         "by_type": counts,
         "waiting_for": jobs.waiting_for() or caps.reason(calls=spent.calls, tokens=spent.total_tokens),
+        "gate": gate_status(master.gatekeeper.gate, master.gatekeeper.pattern),
         "paused": jobs.paused[0],
         "holds": jobs.holds(),
         "concurrency": jobs.limits.concurrency,

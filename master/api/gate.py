@@ -30,7 +30,13 @@ class Activity(BaseModel):
 @router.get("/gate")
 async def show_gate(master: Master) -> dict[str, Any]:
     """Whether background work may run now and why, for the cluster and for each machine."""
-    return gate_status(master.gatekeeper.gate)
+    return gate_status(master.gatekeeper.gate, master.gatekeeper.pattern)
+
+
+@router.delete("/gate/habits", status_code=204)
+async def forget_habits(master: Master) -> None:
+    """Forget at which hours people usually are there; it is learned anew."""
+    await master.gatekeeper.forget_pattern()
 
 
 @router.post("/register_activity")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Any
 
@@ -67,7 +68,15 @@ async def health(master: Master, response: Response) -> dict[str, Any]:
 
 @router.get("/health/system")
 async def health_system(master: Master) -> dict[str, Any]:
-    return system_health(master.settings.data_dir)
+    """This machine, and what the engines of every node take now, in percent of their whole machine."""
+    use = {
+        node: {
+            part: {"cpu_percent": one.cpu_percent, "memory_bytes": one.memory_bytes}
+            for part, one in parts.items()
+        }
+        for node, parts in master.usage.minutes.latest.items()
+    }
+    return {**await asyncio.to_thread(system_health, master.settings.data_dir), "nodes": use}
 
 
 @router.get("/health/ollama")

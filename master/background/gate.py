@@ -16,13 +16,16 @@ from datetime import datetime
 from master.background.host_holds import STALE_S, Caps, HostHolds, HostSample
 from master.background.night import NightWindow
 from master.background.states import TRANSITIONS, GateState
+from master.cluster.usage_minutes import HERE
+
+__all__ = ["HERE", "Gate", "Moved", "Rules", "Verdict"]
 
 ACTIVE_S = 10.0
 LEAST_BACK_OFF_S = 20.0
 MOST_BACK_OFF_S = 600.0
 _OPENNESS = (GateState.IDLE, GateState.LONG_IDLE, GateState.NIGHT)
 NEVER = float("inf")
-HERE = "this machine"  # the master's own, where no node tells of it; no node can be named so
+SOON_S = 900.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +100,7 @@ class Gate:
         self.state = GateState.ACTIVE
         self.since = now
         self._is_night = False
+        self.expected_use_s: float | None = None  # when people usually come next, as of the last `decide`
 
     # -- events ---------------------------------------------------------------------------------------------
 
@@ -209,9 +213,8 @@ class Gate:
             }:
                 quiet = now - used_at
                 rules = self.rules
-                due += [
-                    after - quiet for after in (rules.active_s, rules.idle_s, rules.long_s) if after > quiet
-                ]
+                steps = (rules.active_s, rules.idle_s, rules.long_s, 2 * rules.long_s)
+                due += [after - quiet for after in steps if after > quiet]
         for machine in self._machines.values():
             if machine.not_before > now:
                 due.append(machine.not_before - now)
@@ -241,6 +244,9 @@ class Gate:
             return Verdict(False, GateState.HELD, f"waiting: nothing is known of {node} yet")
         state = machine.state if machine is not None else self.state
         used_at = max(self._used_at, machine.used_at) if machine is not None else self._used_at
+        soon = self._people_come_soon(now - used_at) if long and state is GateState.LONG_IDLE else None
+        if soon is not None:
+            return soon
         if state in (GateState.NIGHT, GateState.LONG_IDLE) or (state is GateState.IDLE and not long):
             return Verdict(True, state, f"open: {self._why_open(state, now - used_at, wall)}", 0.0)
         waits: list[str] = []
@@ -265,6 +271,20 @@ class Gate:
             wait_s = max(wait_s or 0.0, machine.not_before - now)
         told_s = wait_s if wait_s != NEVER else None
         return Verdict(False, state, f"waiting: {'; '.join(waits) or 'the next look'}", told_s)
+
+    def _people_come_soon(self, quiet: float) -> Verdict | None:
+        """Long work does not begin shortly before people usually come, unless they stay away as it seems."""
+        expected_s = self.expected_use_s
+        if expected_s is None or expected_s >= SOON_S or quiet >= 2 * self.rules.long_s:
+            return None
+        when = "at this hour" if expected_s <= 0 else f"in {_seconds(expected_s)}"
+        wait_s = 2 * self.rules.long_s - quiet
+        return Verdict(
+            False,
+            GateState.LONG_IDLE,
+            f"waiting: people usually come {when}; {_seconds(wait_s)} until they seem to stay away",
+            wait_s,
+        )
 
     def _why_open(self, state: GateState, quiet: float, wall: datetime) -> str:
         if state is GateState.NIGHT:

@@ -7,9 +7,12 @@ from datetime import datetime
 from typing import Any
 
 from master.background.gate import Gate
+from master.background.pattern import Pattern, expected_quiet_s, usual_times
 
 
-def gate_status(gate: Gate, *, now: float | None = None, wall: datetime | None = None) -> dict[str, Any]:
+def gate_status(
+    gate: Gate, pattern: Pattern, *, now: float | None = None, wall: datetime | None = None
+) -> dict[str, Any]:
     """`now`: monotonic seconds, `wall`: aware; this moment where they are left out."""
     now = time.monotonic() if now is None else now
     wall = datetime.now().astimezone() if wall is None else wall
@@ -32,6 +35,11 @@ def gate_status(gate: Gate, *, now: float | None = None, wall: datetime | None =
             "start": gate.night.start,
             "end": gate.night.end,
             "changes_at": changes_at.isoformat() if changes_at else None,
+        },
+        "habits": {
+            "usual": usual_times(pattern.hours),
+            "expected_quiet_s": _rounded(expected_quiet_s(wall, pattern.hours)),
+            "hours_known": len(pattern.hours),
         },
         "limits": {
             "idle_s": rules.idle_s,

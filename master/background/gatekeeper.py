@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
+from common.errors import CouncilError
 from common.host import own_use, system_health
 from common.logs import get_logger
 from common.security import is_loopback
@@ -23,6 +24,7 @@ from master.background.foreign_use import ForeignUse, Own
 from master.background.gate import HERE, Gate, Rules, Verdict
 from master.background.host_holds import STEADY_S, Caps
 from master.background.night import NightWindow
+from master.background.pattern import HourOfWeek, Pattern, expected_quiet_s
 from master.background.states import GateState
 from master.cluster.history import EVERY_S
 from master.cluster.registry import Node, Registry
@@ -47,6 +49,19 @@ def rules_of(settings: MasterSettings) -> Rules:
     return Rules(settings.bg_idle_threshold_s, settings.bg_long_idle_threshold_s, caps)
 
 
+class ActivityStore(Protocol):
+    """Where it is kept when people are there."""
+
+    @property
+    def list(self) -> Callable[[], Awaitable[dict[int, HourOfWeek]]]: ...
+
+    @property
+    def keep(self) -> Callable[[int, HourOfWeek], Awaitable[None]]: ...
+
+    @property
+    def clear(self) -> Callable[[], Awaitable[None]]: ...
+
+
 class Gatekeeper:
     """One for the master. `calls_on(node)`: how many calls of ours run there now."""
 
@@ -56,12 +71,16 @@ class Gatekeeper:
         registry: Registry,
         *,
         calls_on: Callable[[str], int] = lambda _node: 0,
+        store: ActivityStore | None = None,
         monotonic: Callable[[], float] = time.monotonic,
         wall: Callable[[], datetime] = lambda: datetime.now().astimezone(),
     ) -> None:
         self._settings = settings
         self._registry = registry
         self._calls_on = calls_on
+        self._store = store
+        self.pattern = Pattern()
+        self._open_for_long = False
         self._monotonic, self._wall = monotonic, wall
         night = NightWindow(settings.bg_overnight, settings.bg_overnight_start, settings.bg_overnight_end)
         self.gate = Gate(rules_of(settings), night, now=monotonic())
@@ -72,7 +91,7 @@ class Gatekeeper:
         self._waiting = 0
         self._wake = asyncio.Event()
         self._listeners: set[asyncio.Event] = set()
-        registry.on_system = self._told
+        registry.system_listeners.append(self._told)
 
     # -- what work asks -------------------------------------------------------------------------------------
 
@@ -207,6 +226,8 @@ class Gatekeeper:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
+        if self._store is not None:
+            self.pattern.hours.update(await self._store.list())
         task = asyncio.create_task(self._run(), name="gate")
         try:
             yield
@@ -219,6 +240,7 @@ class Gatekeeper:
             try:
                 self._forget_removed()
                 await self._look_here()
+                await self._learn()
                 self._decide()
                 nap_s = self._nap_s()
             except Exception:
@@ -228,6 +250,25 @@ class Gatekeeper:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(nap_s):
                     await self._wake.wait()
+
+    async def _learn(self) -> None:
+        """Keep whether people were there in the hour that has ended."""
+        wall = self._wall()
+        self.gate.expected_use_s = expected_quiet_s(wall, self.pattern.hours)
+        hour = self.pattern.watch(wall, active=self.gate.state is GateState.ACTIVE)
+        if hour is None or self._store is None:
+            return
+        try:
+            await self._store.keep(hour, self.pattern.hours[hour])
+        except CouncilError as error:
+            _log.warning("the hour's activity was not kept", code=error.code, detail=error.detail)
+
+    async def forget_pattern(self) -> None:
+        """Forget when people are there. Raises a storage error."""
+        if self._store is not None:
+            await self._store.clear()
+        self.pattern.hours.clear()
+        self._wake.set()
 
     def _nap_s(self) -> float:
         due = [self.gate.next_due(self._monotonic(), self._wall()), _LONGEST_NAP_S]
@@ -243,7 +284,8 @@ class Gatekeeper:
     def _decide(self) -> None:
         moved = self.gate.decide(self._monotonic(), self._wall())
         self._set_pace()
-        if not moved:
+        for_long, self._open_for_long = self._open_for_long, self.verdict(long=True).open
+        if not moved and for_long is self._open_for_long:
             return
         for one in moved:
             GATE_MOVES.labels(state=str(one.after)).inc()

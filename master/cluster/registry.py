@@ -53,7 +53,7 @@ class Registry:
         self.listeners: list[Callable[[], object]] = []
         self.on_mac: Callable[[str, str], Awaitable[None]] = _ignore_mac
         # Told of each look at a node's machine, which is taken every `sample_every_s`.
-        self.on_system: Callable[[Node, float, dict[str, Any]], None] = lambda _node, _at, _system: None
+        self.system_listeners: list[Callable[[Node, float, dict[str, Any]], None]] = []
         self.sample_every_s = EVERY_S
         self._heartbeat_s = heartbeat_s
         self._connect_timeout_s = connect_timeout_s
@@ -212,7 +212,8 @@ class Registry:
                     node.systems_told, node.system_told_at = node.systems_told + 1, time.monotonic()
                     if node.history.is_due(time.time()):
                         node.history.add(time.time(), system)
-                    self.on_system(node, node.system_told_at, system)
+                    for listener in self.system_listeners:
+                        listener(node, node.system_told_at, system)
                     await self._learn_mac(node, system)
 
     async def _learn_mac(self, node: Node, system: dict[str, Any]) -> None:

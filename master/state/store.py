@@ -31,6 +31,7 @@ from master.state.schedules import ScheduleRepository
 from master.state.sessions import SessionRepository
 from master.state.speeds import SpeedRepository
 from master.state.tables import PulseRow
+from master.state.usage import ActivityRepository, UsageRepository
 
 
 class Store:
@@ -45,6 +46,8 @@ class Store:
         self.nodes = NodeRepository(self._transactions)
         self.access = AccessRepository(self._transactions)
         self.speeds = SpeedRepository(self._transactions)
+        self.usage = UsageRepository(self._transactions)
+        self.activity = ActivityRepository(self._transactions)
         self.archives = ArchiveRepository(self._transactions)
         self.jobs = JobRepository(self._transactions)
         self.job_calls = JobCallRepository(self._transactions)

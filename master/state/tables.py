@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import (
     JSON,
+    BigInteger,
     Boolean,
     DateTime,
     Float,
@@ -180,6 +181,30 @@ class SpeedRow(Base):
     quantity: Mapped[str] = mapped_column(String(16), primary_key=True)
     value: Mapped[float] = mapped_column(Float)
     samples: Mapped[int] = mapped_column(Integer)
+    updated_at: Mapped[datetime]
+
+
+class UsageMinuteRow(Base):
+    """What one part of a machine took in the minute that began at `at` (Unix seconds)."""
+
+    __tablename__ = "usage_minutes"
+
+    node: Mapped[str] = mapped_column(String(63), primary_key=True)
+    part: Mapped[str] = mapped_column(String(16), primary_key=True)
+    at: Mapped[int] = mapped_column(Integer, primary_key=True, index=True)
+    cpu_percent: Mapped[float | None] = mapped_column(Float)
+    cpu_max: Mapped[float | None] = mapped_column(Float)
+    memory_bytes: Mapped[int | None] = mapped_column(BigInteger)
+
+
+class ActivityHourRow(Base):
+    """How often people were there in one hour of the week (0: Monday from midnight)."""
+
+    __tablename__ = "activity_hours"
+
+    hour: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    active: Mapped[float] = mapped_column(Float)
+    watched: Mapped[float] = mapped_column(Float)
     updated_at: Mapped[datetime]
 
 

@@ -29,6 +29,7 @@ PURE = [
     "master/background/gate.py",
     "master/background/host_holds.py",
     "master/background/night.py",
+    "master/background/pattern.py",
     "master/background/states.py",
     "master/council/ballots.py",
     "master/council/budget.py",
@@ -46,6 +47,7 @@ PURE = [
     "master/cluster/places.py",
     "master/cluster/speeds.py",
     "master/cluster/swaps.py",
+    "master/cluster/usage_minutes.py",
     "worker_node/admission.py",
 ]
 IMPURE_MODULES = {"asyncio", "time", "random", "socket", "httpx", "aiohttp", "sqlalchemy", "os", "threading"}

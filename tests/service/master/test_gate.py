@@ -94,6 +94,13 @@ async def test_every_way_to_ask_shuts_the_gate(cluster: Rig) -> None:
     assert (await gate(cluster))["state"] in ("active", "cooling")
 
 
+async def test_the_status_of_background_work_tells_of_the_gate_and_of_habits(cluster: Rig) -> None:
+    shown = (await cluster.client.get("/api/background/status")).json()["gate"]
+    assert shown.keys() == (await gate(cluster)).keys()
+    assert shown["habits"] == {"usual": [], "expected_quiet_s": None, "hours_known": 0}
+    assert (await cluster.client.delete("/api/background/gate/habits")).status_code == 204
+
+
 async def test_the_gate_is_measured(cluster: Rig) -> None:
     await until(cluster, "long_idle")
     metrics = (await cluster.client.get("/metrics")).text

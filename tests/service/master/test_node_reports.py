@@ -46,6 +46,32 @@ async def test_a_node_is_shown_with_its_machine_and_how_busy_it_was(cluster: Rig
     assert (one["reason"], one["error"]) == (None, None)
 
 
+async def test_what_machines_and_engines_take_is_told_side_by_side(cluster: Rig) -> None:
+    async def told() -> dict[str, Any]:
+        answer = await cluster.client.get("/api/cluster/usage", params={"hours": 1})
+        return {one["node"]: one["parts"] for one in answer.json()["nodes"]}
+
+    async with asyncio.timeout(20):
+        while not (
+            {"pc1", "pc2", "this machine"} <= (nodes := await told()).keys()
+            and nodes["pc2"]["main"]["cpu_percent"][-1] is not None
+        ):
+            continue
+    assert set(nodes["pc2"]) == {"machine", "main", "node"}
+    assert set(nodes["this machine"]) == {"machine", "master"}
+    for parts in nodes.values():
+        for columns in parts.values():
+            assert len({len(column) for column in columns.values()}) == 1
+            assert columns["memory_bytes"][-1] > 0
+            assert all(0 <= cpu <= 100 for cpu in columns["cpu_percent"] if cpu is not None)
+    now = (await cluster.client.get("/health/system")).json()["nodes"]
+    assert now["pc2"]["main"]["memory_bytes"] > 0
+    assert 'council_cpu_percent{node="pc2",part="main"}' in (await cluster.client.get("/metrics")).text
+    one = await cluster.client.get("/api/cluster/usage", params={"node": "pc1"})
+    assert [each["node"] for each in one.json()["nodes"]] == ["pc1"]
+    assert (await cluster.client.get("/api/cluster/usage", params={"hours": 25})).status_code == 422
+
+
 async def test_calls_and_failures_of_the_last_hour_are_counted_by_node(cluster: Rig) -> None:
     assert_full(await cluster.council())
     cluster.standin.add_faults(Fault("cut", model="m1", after_tokens=3, has_format=False, times=None))
