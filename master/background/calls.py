@@ -80,6 +80,7 @@ class BackgroundCalls:
             call.messages,
             call.format,
             call.options,
+            call.think,
             prefix_key=call.prefix_key,
             expected_tokens=call.expected_tokens,
             avoid=self.gate.closed_nodes() if self.gate is not None else frozenset(),

@@ -8,7 +8,7 @@ from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-from common.protocol import Message
+from common.protocol import Message, ThinkLevel
 from master.cluster.calls import Answer
 from master.state.store import Store
 
@@ -27,12 +27,15 @@ Input = TypeVar("Input", bound=JobInput)
 
 @dataclass(frozen=True, slots=True)
 class BackgroundCall:
-    """One model call of a job. `model`: the background model of the settings when `None`."""
+    """One model call of a job. `model`: the background model of the settings when `None`. `think`: as the
+    engine likes when `None`.
+    """
 
     messages: tuple[Message, ...]
     model: str | None = None
     format: Literal["json"] | dict[str, Any] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    think: ThinkLevel | None = None
     prefix_key: str | None = None
     expected_tokens: int = 256
 

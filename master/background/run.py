@@ -117,6 +117,7 @@ class JobRun:
             call.messages,
             call.format,
             call.options,
+            call.think,
             call_class="background",
             prefix_key=call.prefix_key,
             expected_tokens=call.expected_tokens,

@@ -12,6 +12,7 @@ from master.knowledge.messages import Said
 
 MESSAGE_MARK = 24  # tokens of the mark before a message
 LEAST_ROOM = 64
+_WORTH_FILLING = 0.25  # of a chunk: less is left empty
 _MOST_CHARS = 8  # of one token: no measure of ours counts less
 # Where a text that must be cut is cut best: between paragraphs, lines, sentences, words.
 _BORDERS = (
@@ -41,18 +42,21 @@ def split(messages: Sequence[Said], room: int, measure: Measure = estimate_token
     its last chunk on. A room below `LEAST_ROOM` counts as that.
     """
     room = max(room, LEAST_ROOM)
+    worth_filling = max(room * _WORTH_FILLING, 2 * MESSAGE_MARK)
     chunks: list[Chunk] = []
     filling: list[Piece] = []
     left = room
     for number, message in enumerate(messages):
         size = _size(message.content, 0, room, measure)
-        if size > left and filling:
+        # A message that must be cut anyway may as well fill what is left of a chunk.
+        if filling and size > left and (size <= room or left < worth_filling):
             chunks.append(tuple(filling))
             filling, left = [], room
         start = 0
         while size > left:
             end = _cut(message.content, start, left - MESSAGE_MARK, measure)
-            chunks.append((Piece(number, start, end),))
+            chunks.append((*filling, Piece(number, start, end)))
+            filling, left = [], room
             start, size = end, _size(message.content, end, room, measure)
         filling.append(Piece(number, start, len(message.content)))
         left -= size

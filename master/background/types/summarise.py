@@ -198,6 +198,7 @@ async def _generate(
             messages=prompts.extraction(archive.raw_sha256, messages, chunk, markers=markers),
             format=None if markers else schema(),
             options={**_OPTIONS, "num_predict": archive.plan["answer_tokens"]},
+            think=False,
             prefix_key=f"archive {archive.summary.id} {chunk[0].message} {chunk[0].start}",
             expected_tokens=_EXPECTED_TOKENS,
         )
@@ -242,6 +243,7 @@ async def _summary_of(job: JobContext, archive: Archive, told: list[str], cost: 
         BackgroundCall(
             messages=prompts.merged_summary(archive.raw_sha256, told, max(room, 256)),
             options={**_OPTIONS, "num_predict": _SUMMARY_TOKENS},
+            think=False,
             expected_tokens=_SUMMARY_TOKENS // 2,
         )
     )

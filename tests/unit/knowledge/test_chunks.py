@@ -75,4 +75,10 @@ def test_messages_stay_whole_and_long_ones_are_cut_between_sentences() -> None:
     messages = [Said("user", "Hello there."), Said("assistant", "One sentence here. " * 40)]
     chunks = split(messages, 150)
     assert chunks[0][0].end == len("Hello there.")
-    assert all(text.endswith(". ") for text in texts(messages, tuple(one for c in chunks[1:] for one in c)))
+    assert all(text.endswith(". ") for chunk in chunks[1:] for text in texts(messages, chunk))
+
+
+def test_long_messages_fill_their_chunks() -> None:
+    messages = [Said("user", "word " * 320)] * 3  # 640 tokens each
+    assert len(split(messages, 520)) == 4
+    assert len(split([Said("user", "word " * 200)] * 3, 520)) == 3
