@@ -349,7 +349,11 @@ class MasterSettings(_Program):
         gt=0,
         description="How often each node is asked for its health and models (every so many seconds).",
     )
-    max_waiting_calls: int = Field(1000, ge=1, description="Calls that may wait for a node; more get 503.")
+    max_waiting_calls: int = Field(
+        1000,
+        ge=1,
+        description="Calls that may wait for a node; more get 503. A council that was let in loses none.",
+    )
     max_active_sessions: int = Field(64, ge=1, description="Sessions that run at once; more get 503.")
     default_agents: int = Field(3, ge=1, le=16, description="Seats when the question names none.")
     cors_origins: list[str] = Field(default_factory=list, description="Origins that browsers may call from.")

@@ -17,7 +17,8 @@ class Call:
 
     `keeps` are models that its session needs next, which are better not evicted for this call. `no_node_s`:
     how long it waits while no node has the model on this engine, in seconds; as the settings say when `None`.
-    `avoid` are nodes that it leaves alone while another one has the model.
+    `avoid` are nodes that it leaves alone while another one has the model. `let_in`: its session was let in
+    when there was room, so that it waits however long the queue is by now.
     """
 
     call_id: str
@@ -35,6 +36,7 @@ class Call:
     engine: EngineName = "main"
     no_node_s: float | None = None
     avoid: frozenset[str] = frozenset()
+    let_in: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -152,7 +152,7 @@ class Dispatcher:
                     avoid.add(attempt.node)
                 if not elsewhere:
                     await asyncio.sleep(tries.pause_s())
-                waiter = self._enqueue(call, watcher, frozenset(avoid))
+                waiter = self._enqueue(call, watcher, frozenset(avoid), again=True)
         finally:
             self._waiters.pop(call.call_id, None)
             self.lanes.withdraw(call.call_id)
@@ -233,7 +233,9 @@ class Dispatcher:
                 )
             )
 
-    def _enqueue(self, call: Call, watcher: CallWatcher, avoid: frozenset[str]) -> _Waiter:
+    def _enqueue(
+        self, call: Call, watcher: CallWatcher, avoid: frozenset[str], *, again: bool = False
+    ) -> _Waiter:
         now = time.monotonic()
         self.lanes.submit(
             LaneCall(
@@ -248,6 +250,7 @@ class Dispatcher:
                 deadline=now + self._limits.queue_s,
                 keeps=call.keeps,
                 engine=call.engine,
+                let_in=call.let_in or again,
             ),
             now,
         )

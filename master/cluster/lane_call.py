@@ -14,6 +14,7 @@ class LaneCall:
     """A call as the lanes see it. `deadline`: monotonic seconds until which it may wait.
 
     `keeps` are models that its session needs next: they are not evicted for it where another can be.
+    `let_in`: it was promised a place, and waits however long the queue is.
     """
 
     call_id: str
@@ -27,6 +28,7 @@ class LaneCall:
     engine: EngineName = "main"
     deadline: float = float("inf")
     keeps: frozenset[str] = frozenset()
+    let_in: bool = False
     submitted: float = 0.0
     aged: bool = False
     ticket: Ticket | None = None

@@ -74,16 +74,9 @@ class Lanes:
 
     def submit(self, call: LaneCall, now: float) -> None:
         """Let a call wait. Raises `QueueFullError`; background may fill half of the queue."""
-        background = call.call_class == "background"
-        room = self.max_waiting if not background else max(self.max_waiting // 2, 1)
-        waiting = len(self._waiting) if not background else self._background_waiting
         model = self.places.of(call.model, call.engine)
-        if waiting >= room or len(self._waiting) >= self.max_waiting:
-            raise QueueFullError(
-                f"{waiting} calls are waiting for a model already; try again shortly",
-                model=call.model,
-                retry_after_s=self._retry_after_s(model, now),
-            )
+        if not call.let_in:
+            self.check_room(call.model, now, call_class=call.call_class, engine=call.engine)
         call.submitted = now
         call.ticket = model.queues[call.lane].join(
             call.call_id, call.session_id or call.call_id, next(self._arrivals)
@@ -91,6 +84,27 @@ class Lanes:
         if call.deadline < float("inf"):
             heapq.heappush(self._deadlines, (call.deadline, call.call_id))
         self._waits(model, call)
+
+    def check_room(
+        self,
+        model: str,
+        now: float,
+        *,
+        call_class: CallClass = "interactive",
+        engine: EngineName = "main",
+        coming: int = 0,
+    ) -> None:
+        """Raise `QueueFullError` where a call would not be let in after `coming` others."""
+        background = call_class == "background"
+        room = self.max_waiting if not background else max(self.max_waiting // 2, 1)
+        waiting = (len(self._waiting) if not background else self._background_waiting) + coming
+        if waiting >= room or len(self._waiting) + coming >= self.max_waiting:
+            retry_after_s = self._retry_after_s(self.places.of(model, engine), now)
+            raise QueueFullError(
+                f"{waiting} calls wait for a model already; there may be room in {retry_after_s:.0f} s",
+                model=model,
+                retry_after_s=retry_after_s,
+            )
 
     def withdraw(self, call_id: str) -> None:
         """Forget a call that waits; one that is unknown or runs is left alone."""

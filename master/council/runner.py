@@ -56,6 +56,7 @@ class SessionRunner:
         self._saved_state = ""
         self._last_events: list[dict[str, Any]] = []
         self.completed_at: float | None = None
+        self.begun = False  # its first calls wait for their slots, or have them
 
     # -- what others may ask ------------------------------------------------------------------------------
 
@@ -119,6 +120,7 @@ class SessionRunner:
                     self._publish(self.session.cancel())
                     break
                 await self._save_state()
+                self.begun = True
                 for due in self.session.due():
                     self.session.begin(self._record(due, due.attempt, node=None))
                     task = asyncio.create_task(self._call(due), name=f"{due.stage} {due.agent_id}")
@@ -184,6 +186,7 @@ class SessionRunner:
             keeps=kept_models(due.stage, (seat.model for seat in plan.seats), plan.chairman),
             traceparent=str(self._trace.child()),
             no_node_s=0.0 if self._lost and self._homes(due.model) <= self._lost else None,
+            let_in=True,
         )
         try:
             answer = await self._dispatcher.run(call, watcher)

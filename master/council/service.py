@@ -6,8 +6,8 @@ import asyncio
 import copy
 import hashlib
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -52,6 +52,7 @@ class CouncilService:
         self._runners: dict[str, SessionRunner] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._forget: dict[str, asyncio.TimerHandle] = {}
+        self._opening: dict[object, SessionPlan] = {}  # let in, and not started yet
         self._stopping = False
 
     # -- life ---------------------------------------------------------------------------------------------
@@ -112,11 +113,18 @@ class CouncilService:
             known = await self._known(idempotency_key, body_hash)
             if known is not None:
                 return known
-        if self.active >= self._settings.max_active_sessions:
-            raise QueueFullError(
-                f"{self.active} sessions run already; try again when one has ended", retry_after_s=10.0
-            )
         plan = await self._planner.plan(request)
+        with self._place(plan):
+            return await self._open(plan, request, idempotency_key, body_hash, traceparent)
+
+    async def _open(
+        self,
+        plan: SessionPlan,
+        request: CreateSession,
+        idempotency_key: str | None,
+        body_hash: str,
+        traceparent: str | None,
+    ) -> tuple[SessionRunner | None, CouncilSession]:
         cache_key = cached.key_of(plan) if request.cache else None
         try:
             await self._store.sessions.create(
@@ -136,6 +144,27 @@ class CouncilService:
         await runner.reserve_seq()
         self._start(runner, session.start())
         return runner, runner.view()
+
+    @contextmanager
+    def _place(self, plan: SessionPlan) -> Iterator[None]:
+        """A place among the sessions and in the queue of calls, held while a session is being opened.
+
+        Whoever has one is served: a flood is refused here, and not later by failing seats.
+        """
+        running = len(self._tasks) + len(self._opening)
+        if running >= self._settings.max_active_sessions:
+            raise QueueFullError(
+                f"{running} sessions run already; try again when one has ended", retry_after_s=10.0
+            )
+        starting = [self._runners[one].session.plan for one in self._tasks if not self._runners[one].begun]
+        coming = sum(len(one.seats) for one in (*starting, *self._opening.values()))
+        self._dispatcher.lanes.check_room(plan.seats[0].model, time.monotonic(), coming=coming)
+        place = object()
+        self._opening[place] = plan
+        try:
+            yield
+        finally:
+            del self._opening[place]
 
     async def _give_again(self, plan: SessionPlan, cache_key: str) -> CouncilSession | None:
         """The result of an equal council that was asked before, as a session of its own that cost nothing."""
@@ -218,14 +247,13 @@ class CouncilService:
                 raise ConflictError("this result came from the cache and has no calls; ask again without it")
             runner = self._runner(self._rebuild(stored), seq_head=stored.seq_head + 1)
             await runner.reserve_seq()
-        if self.active >= self._settings.max_active_sessions:
-            raise QueueFullError(f"{self.active} sessions run already", retry_after_s=10.0)
         # On a copy: where the run cannot be opened (a busy conversation, a full disk), nothing has moved.
         reopened = copy.deepcopy(runner.session)
         events = reopened.retry(agent_id)
-        await self._store.sessions.reopen(session_id, reopened.run, agent_id)
-        runner.reopened(reopened)
-        self._start(runner, events)
+        with self._place(reopened.plan):
+            await self._store.sessions.reopen(session_id, reopened.run, agent_id)
+            runner.reopened(reopened)
+            self._start(runner, events)
         return runner.view()
 
     async def delete(self, session_id: str) -> None:
@@ -259,6 +287,9 @@ class CouncilService:
         return runner
 
     def _start(self, runner: SessionRunner, first_events: list[dict[str, Any]]) -> None:
+        if self._stopping:  # since it was let in: it is kept, and goes on when the master is back
+            runner.log.interrupt()
+            return
         handle = self._forget.pop(runner.id, None)
         if handle is not None:
             handle.cancel()
