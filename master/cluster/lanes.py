@@ -346,7 +346,7 @@ class Lanes:
                 cached=running.work[0] < call.prompt_tokens,
                 concurrency=concurrency,
             )
-            self.speeds.learn(place.node, place.engine.name, place.name, place.size, shown)
+            self.speeds.learn(place.node, place.engine.name, place.name, place.size, shown, now)
         self.places.give_back(running, now)
 
     # -- what others ask ------------------------------------------------------------------------------------

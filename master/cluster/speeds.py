@@ -4,6 +4,9 @@ Times per token are averaged, not tokens per second: what is predicted is a time
 right for it. Before anything is known, a model's size on disk says what to expect; what a node's other models
 showed scales that guess. The first sample replaces the guess, later ones move it by a part, cut off at a
 factor of `_CLIP`: one odd call does not upset it, and a node that slows down is known after two or three.
+A slowed node gets few calls, so that nobody would learn that it is quick again: what it is slower than usual
+is forgiven by half every `_HALF_S` without a call, until a call there shows how it is; each one that shows it
+slow still doubles that time.
 
 Sharing: with `k` calls on an engine each takes `1 + sharing * (k - 1)` times as long as alone; 0 is an engine
 with room for all, 1 is one that just divides its speed.
@@ -29,23 +32,55 @@ _NEWEST = 0.35  # least part of the newest sample in an estimate
 _UNKNOWN_SHARING = 0.3
 _MEASURED = 3  # samples before the sharing of an engine counts as measured
 _LEAST_TOKENS = 4
+_SLOWED = 1.3  # times the usual
+_UP, _UP_AFTER = 0.01, 5  # part of a slower sample in what is usual, after so many samples
+_HALF_S, _LONGEST_HALF_S = 300.0, 3600.0
+_FORGIVEN_EVERY_S = 30.0  # how often it is worked out
 _LEAST_PROMPT_TOKENS = 16
 
 
 @dataclass(slots=True)
 class Estimate:
-    """`value` in seconds (load), seconds per token (prompt, generate) or as a part (sharing)."""
+    """`value` in seconds (load), seconds per token (prompt, generate) or as a part (sharing).
+
+    `usual` follows quicker calls at once and slower ones over hundreds; 0 before the first.
+    """
 
     value: float
     samples: int = 0
+    usual: float = 0.0
 
     def learn(self, sample: float) -> None:
         if self.samples == 0:
-            self.value = sample
+            self.value = self.usual = sample
         else:
+            self.usual = self.usual or self.value
             cut = min(max(sample, self.value / _CLIP), self.value * _CLIP) if self.value > 0 else sample
             self.value += max(_NEWEST, 1 / (self.samples + 1)) * (cut - self.value)
+            newest = _NEWEST if cut < self.usual else _UP if self.samples > _UP_AFTER else 0.2
+            self.usual += newest * (cut - self.usual)
         self.samples = min(self.samples + 1, 1_000_000)
+
+    @property
+    def is_slowed(self) -> bool:
+        return self.value > _SLOWED * self.usual > 0
+
+    def forgive(self, halves: float) -> None:
+        self.value = self.usual + (self.value - self.usual) * 0.5**halves
+
+
+@dataclass(slots=True)
+class _Slowed:
+    """An estimate that is slower than usual: since when nobody saw it, and how soon half is forgiven."""
+
+    since: float
+    half_s: float = _HALF_S
+    forgiven: bool = False
+
+    def seen_slow(self, now: float) -> None:
+        if self.forgiven:
+            self.half_s = min(2 * self.half_s, _LONGEST_HALF_S)
+        self.since, self.forgiven = now, False
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +135,7 @@ class Speeds:
         self._sharing: dict[EngineKey, Estimate] = {}
         self._scales: dict[EngineKey, _Scale] = {}
         self._changed: set[tuple[str, str, str, Quantity]] = set()
+        self._slowed: dict[EngineKey, dict[tuple[str, str, str, Quantity], _Slowed]] = {}
         self.versions: dict[EngineKey, int] = {}  # rises with what is learned of an engine
 
     def of(self, node: str, engine: str, model: str, size: int) -> Speed:
@@ -132,24 +168,24 @@ class Speeds:
         found = self._sharing.get((node, engine))
         return None if found is None or found.samples < _MEASURED else found.value
 
-    def learn(self, node: str, engine: str, model: str, size: int, sample: Sample) -> None:
+    def learn(self, node: str, engine: str, model: str, size: int, sample: Sample, now: float = 0.0) -> None:
         """Take one finished call in."""
         self.versions[node, engine] = self.versions.get((node, engine), 0) + 1
         guess, scale = prior(size), self._scales.setdefault((node, engine), _Scale())
         if sample.load_s > 0.05:
-            self._learn((node, engine, model, "load"), sample.load_s)
+            self._learn((node, engine, model, "load"), sample.load_s, now)
             scale.load.learn(sample.load_s / guess.load_s)
         others = max(sample.concurrency - 1.0, 0.0)
         if sample.prompt_tokens >= _LEAST_PROMPT_TOKENS and sample.prompt_s > 0 and not sample.cached:
             shared = 1.0 + self.sharing(node, engine) * others
             alone = sample.prompt_s / sample.prompt_tokens / shared
-            self._learn((node, engine, model, "prompt"), alone)
+            self._learn((node, engine, model, "prompt"), alone, now)
             scale.prompt.learn(alone / guess.prompt_s_per_token)
         if sample.completion_tokens >= _LEAST_TOKENS and sample.generate_s > 0:
             seen = sample.generate_s / sample.completion_tokens
             self._learn_sharing(node, engine, model, seen, others)
             alone = seen / (1.0 + self.sharing(node, engine) * others)
-            self._learn((node, engine, model, "generate"), alone)
+            self._learn((node, engine, model, "generate"), alone, now)
             scale.generate.learn(alone / guess.generate_s_per_token)
 
     def _learn_sharing(self, node: str, engine: str, model: str, seen: float, others: float) -> None:
@@ -170,9 +206,27 @@ class Speeds:
         found.samples += 1
         self._changed.add((node, engine, "", "sharing"))
 
-    def _learn(self, key: tuple[str, str, str, Quantity], sample: float) -> None:
-        self._models.setdefault(key, Estimate(sample)).learn(sample)
+    def _learn(self, key: tuple[str, str, str, Quantity], sample: float, now: float) -> None:
+        estimate = self._models.setdefault(key, Estimate(sample))
+        estimate.learn(sample)
         self._changed.add(key)
+        slowed = self._slowed.setdefault((key[0], key[1]), {})
+        if estimate.is_slowed:
+            slowed.setdefault(key, _Slowed(now)).seen_slow(now)
+        else:
+            slowed.pop(key, None)
+
+    def forgive(self, node: str, engine: str, now: float) -> None:
+        """Time has passed: what an engine is slower than usual counts less, so that it is tried again."""
+        slowed = self._slowed.get((node, engine))
+        if not slowed:
+            return
+        for key, one in slowed.items():
+            if now - one.since >= _FORGIVEN_EVERY_S:
+                self._models[key].forgive((now - one.since) / one.half_s)
+                one.since, one.forgiven = now, True
+                self._changed.add(key)
+                self.versions[node, engine] = self.versions.get((node, engine), 0) + 1
 
     # -- keeping --------------------------------------------------------------------------------------------
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from master.cluster.lane_call import Assignment
 from master.cluster.speeds import Sample
 from tests.unit.cluster.cluster import lanes_of, node, placed, speeds, submit
@@ -185,3 +187,40 @@ def test_a_stage_of_distinct_models_costs_one_load_each() -> None:
         submit(lanes, f"review {name}", name)
     second = placed(lanes.decide(10.0))
     assert {call.removeprefix("review "): where for call, where in second.items()} == first
+
+
+def test_a_node_that_was_slowed_for_a_while_is_tried_again_on_a_quiet_cluster() -> None:
+    views = (node("quick", ("m", 4, True)), node("steady", ("m", 4, True)))
+    known = speeds(("quick", "m", 1.0, 0.02), ("steady", "m", 1.0, 0.04), sharing=0.3)
+    lanes = lanes_of(*views, known=known)
+    numbers = itertools.count()
+    now = 0.0
+
+    def where(slowed: bool) -> str:
+        """Where one call goes, which takes five times as long on the slowed node."""
+        nonlocal now
+        call_id = f"call {next(numbers)}"
+        submit(lanes, call_id, now=now)
+        place = placed(lanes.decide(now))[call_id]
+        token_s = 0.04 if place == "steady" else 0.1 if slowed else 0.02
+        now += 256 * token_s
+        lanes.release(call_id, now, Sample(400, 256, 0.0, 40 * token_s, 256 * token_s))
+        return place
+
+    def for_an_hour(slowed: bool) -> list[str]:
+        """The places of a call a minute, with heartbeats between them."""
+        nonlocal now
+        places: list[str] = []
+        for _ in range(60):
+            for beat in range(2):
+                for view in views:
+                    lanes.know(view, now + 30 * beat)
+            now += 60
+            places.append(where(slowed))
+        return places
+
+    assert [where(slowed=False) for _ in range(10)] == ["quick"] * 10
+    while_slow = for_an_hour(slowed=True)
+    assert 1 <= while_slow[5:].count("quick") <= 5, "it is tried now and then, and left again"
+    afterwards = for_an_hour(slowed=False)
+    assert afterwards[-20:] == ["quick"] * 20

@@ -52,6 +52,32 @@ def test_a_node_that_slows_fourfold_is_known_after_three_calls_and_one_odd_call_
     assert generate_s(speeds) < 0.4
 
 
+def test_a_slowed_node_that_nobody_asks_is_forgiven_by_half_every_five_minutes() -> None:
+    speeds = Speeds()
+    for _ in range(20):
+        speeds.learn("pc2", "main", "m", GB, shown(0.1), 0.0)
+    for _ in range(6):
+        speeds.learn("pc2", "main", "m", GB, shown(0.4), 0.0)
+    slowed = generate_s(speeds)
+    speeds.changed()
+    for now in range(2, 302, 2):  # as often as heartbeats come
+        speeds.forgive("pc2", "main", float(now))
+    forgiven = generate_s(speeds)
+    assert 0.45 < (forgiven - 0.1) / (slowed - 0.1) < 0.65
+    assert [row.quantity for row in speeds.changed()] == ["generate", "prompt"]
+    speeds.forgive("pc2", "main", 6000.0)
+    usual = generate_s(speeds)
+    assert usual < 0.12
+    speeds.learn("pc2", "main", "m", GB, shown(0.4), 6000.0)
+    speeds.learn("pc2", "main", "m", GB, shown(0.4), 6000.0)
+    assert generate_s(speeds) > 1.5 * usual, "one that is slow still is known again after two calls"
+    steady = Speeds()
+    steady.learn("pc2", "main", "m", GB, shown(0.4), 0.0)
+    before = steady.of("pc2", "main", "m", GB)
+    steady.forgive("pc2", "main", 6000.0)
+    assert steady.of("pc2", "main", "m", GB) == before, "what was always slow is not expected to be quick"
+
+
 def test_sharing_is_learned_from_calls_beside_others_and_only_against_calls_alone() -> None:
     speeds = Speeds()
     for _ in range(3):
