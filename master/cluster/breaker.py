@@ -1,8 +1,11 @@
-"""The breaker of one node: pure, the time comes in.
+"""The breaker of one engine, or of a model on it: pure, the time comes in.
 
 closed ──3 failures in a row──▶ open ──after `cooldown_s`──▶ half_open ──success──▶ closed
                                  ▲                              │
                                  └──────────failure─────────────┘
+
+Calls that were under way together when something broke are one failure: an engine that restarts with eight
+calls on it has failed once.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ class Breaker:
     threshold: int = 3
     cooldown_s: float = 5.0
     failures: int = 0
+    failed_at: float = float("-inf")
     opened_at: float | None = None
     probing: bool = False
 
@@ -51,7 +55,11 @@ class Breaker:
     def is_closed(self) -> bool:
         return self.opened_at is None
 
-    def failed(self, now: float) -> None:
+    def failed(self, now: float, sent: float | None = None) -> None:
+        """`sent`: when the call went out; the present when `None`."""
+        if sent is not None and sent <= self.failed_at:
+            return
+        self.failed_at = now
         self.failures += 1
         if self.probing or self.failures >= self.threshold:
             self.opened_at, self.probing = now, False

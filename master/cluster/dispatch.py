@@ -375,7 +375,7 @@ class Dispatcher:
         except errors.CouncilError as error:
             if error.node is None:
                 error.node = node.name
-            self._judge(node, assignment, error)
+            self._judge(node, assignment, error, attempt.sent)
             raise
         except BaseException:
             for breaker in _breakers(node, assignment):
@@ -405,20 +405,25 @@ class Dispatcher:
         except errors.CouncilError as error:
             _log.info("not unloaded", node=node.name, model=model, code=error.code)
 
-    def _judge(self, node: Node, assignment: Assignment, error: errors.CouncilError) -> None:
+    def _judge(self, node: Node, assignment: Assignment, error: errors.CouncilError, sent: float) -> None:
         """Count a failure against its engine, or against the model there, where one of them is to blame."""
         now = time.monotonic()
         of_engine, of_model = _breakers(node, assignment)
-        if isinstance(error, _OF_THE_MODEL):
-            of_model.failed(now)
+        if isinstance(error, _OF_THE_MODEL) or _restarts_its_model(error):
+            of_model.failed(now, sent)
             of_engine.returned()
         elif isinstance(error, _NOBODYS_FAULT) or not isinstance(error, errors.RetryableError):
             of_model.returned()
             of_engine.returned()
         else:
             of_model.returned()
-            of_engine.failed(now)
+            of_engine.failed(now, sent)
         self._know(node)
+
+
+def _restarts_its_model(error: errors.CouncilError) -> bool:
+    """An engine that says when it tries a model again is well otherwise: it has one process per model."""
+    return isinstance(error, errors.EngineFailedError) and error.retry_after_s is not None
 
 
 def _breakers(node: Node, assignment: Assignment) -> tuple[Breaker, Breaker]:

@@ -165,6 +165,28 @@ async def test_a_broken_node_is_used_again_within_ten_seconds_without_a_call_bei
         assert watcher.codes == []
 
 
+async def test_an_engine_that_restarts_under_many_calls_has_failed_once(tmp_path: Path) -> None:
+    model = StandInModel("m", token_ms=20, answer_tokens=10, resident=True)
+    async with (
+        one_node(tmp_path, model, slots=4) as (standin, dispatcher),
+        asyncio.TaskGroup() as group,
+    ):
+        watchers = [Watcher() for _ in range(4)]
+        calls = [
+            group.create_task(dispatcher.run(call(f"c{number}"), watcher))
+            for number, watcher in enumerate(watchers)
+        ]
+        for watcher in watchers:
+            await asyncio.wait_for(watcher.writes.wait(), 10)
+        standin.drop_all_connections()
+        began = time.monotonic()
+        for one in calls:
+            await within(10, one)
+        assert time.monotonic() - began < 4  # an open breaker would have taken five
+        assert all(watcher.codes == ["stream_cut"] for watcher in watchers)
+        assert dispatcher.registry.get("pc2").breaker.is_closed
+
+
 async def test_what_does_not_fit_closes_one_model_and_not_its_node(tmp_path: Path) -> None:
     big, small = (StandInModel(name, token_ms=1, answer_tokens=4, resident=True) for name in ("big", "small"))
     async with one_node(tmp_path, big, small) as (standin, dispatcher):

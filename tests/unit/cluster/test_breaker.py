@@ -16,6 +16,27 @@ def test_three_failures_in_a_row_open_it_and_a_success_between_starts_over() -> 
     assert not breaker.allows(5.0)
 
 
+def test_calls_that_broke_together_are_one_failure() -> None:
+    breaker = Breaker()
+    for now in (10.0, 10.1, 10.2, 10.3):
+        breaker.failed(now, sent=9.0)
+    assert breaker.failures == 1
+    for now in (11.0, 12.0):
+        breaker.failed(now, sent=now - 0.5)
+    assert breaker.state(12.0) is BreakerState.OPEN
+
+
+def test_a_straggler_of_the_breakage_does_not_end_the_probe() -> None:
+    breaker = Breaker()
+    for now in (1.0, 2.0, 3.0):
+        breaker.failed(now, sent=now - 0.1)
+    breaker.sent(8.0)
+    breaker.failed(8.5, sent=2.5)
+    assert not breaker.allows(8.6)
+    breaker.succeeded()
+    assert breaker.allows(8.7)
+
+
 def test_half_open_lets_one_probe_through_and_its_success_closes_it() -> None:
     breaker = Breaker()
     for now in (1.0, 2.0, 3.0):
