@@ -18,9 +18,9 @@ up: $(VENV)/.installed ## master, local node and page, until Ctrl-C
 
 test: $(VENV)/.installed-dev browser postgres ## every test but the long ones, with coverage
 	rm -f .coverage .coverage.*
-	COUNCIL_TEST_ARTEFACTS=$(abspath $(ARTEFACTS)) $(BIN)/pytest -n 3 --dist worksteal -m "not long" \
+	COUNCIL_TEST_ARTEFACTS=$(abspath $(ARTEFACTS)) $(BIN)/pytest -n 4 --dist worksteal -m "not long" \
 		--cov --cov-report= $(PYTEST_ARGS)
-	$(BIN)/coverage combine -q 2>/dev/null || true
+	$(BIN)/coverage combine -q --append 2>/dev/null || true
 	$(BIN)/coverage report --fail-under=90
 
 test-long: $(VENV)/.installed-dev browser postgres ## what takes minutes; COUNCIL_CHAOS_SEED=N makes another storm
