@@ -305,6 +305,11 @@ class MasterSettings(_Program):
     database_url: str | None = Field(
         None, description="SQLAlchemy URL; SQLite in the data folder when unset."
     )
+    peer_url: str | None = Field(
+        None,
+        description="Where other masters on the same PostgreSQL reach this one, `https://PC1:8000`; its "
+        "address as the database server sees it when unset.",
+    )
     nodes: list[str] = Field(
         default_factory=list,
         description="Worker nodes, `URL`, `NAME=URL`, `NAME=URL#KEY` or, with the fingerprint that `council "

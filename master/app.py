@@ -11,7 +11,6 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from common import __version__
-from common.errors import CouncilError
 from common.logs import get_logger
 from common.settings import MasterSettings
 from master.api import (
@@ -34,6 +33,7 @@ from master.api import (
 )
 from master.api.direct import DirectRoutes
 from master.api.guard import Access, Guard
+from master.api.peering import Peering
 from master.background.calls import BackgroundCalls
 from master.background.catalogue import Catalogue
 from master.background.gatekeeper import Gatekeeper
@@ -41,19 +41,23 @@ from master.background.jobs import JobLimits, JobService
 from master.cluster.dispatch import Dispatcher, Limits
 from master.cluster.listed_nodes import parse_node, parse_weights
 from master.cluster.registry import Registry
+from master.cluster.shared_nodes import SharedNodes
 from master.cluster.speed_keeping import keeping
 from master.cluster.usage_keeping import UsageKeeper
 from master.cluster.wake import check_settings as check_wake_settings
 from master.council.service import CouncilService
 from master.keyring import KeyRing
 from master.knowledge.archiving import ArchiveService
+from master.masters import Masters
 from master.services import Services
+from master.state.database import parse_address
 from master.state.durable import Place
 from master.state.executors import Executors
 from master.state.store import Store
 
 if TYPE_CHECKING:
     from master.authority import ClusterAuthority
+    from master.state.presence import Presence
 
 _log = get_logger(__name__)
 
@@ -86,6 +90,7 @@ def create_app(settings: MasterSettings) -> FastAPI:
     routed = (openai, sessions, events, models, cluster, joining, keys, conversations)
     for module in (*routed, background, background_engine, archives, gate, usage, health, page):
         app.include_router(module.router)
+    app.include_router(cluster.masters_router)
     # What is added later is asked earlier: the guard first, these last.
     app.add_middleware(gate.Ears)
     app.add_middleware(DirectRoutes, end_points={openai.CHAT_PATH: openai.chat_completions})
@@ -97,6 +102,7 @@ def create_app(settings: MasterSettings) -> FastAPI:
             allow_headers=["authorization", "content-type", "idempotency-key", "traceparent"],
             expose_headers=["location", "retry-after"],
         )
+    app.add_middleware(Peering)
     app.add_middleware(page.PageHeaders)
     app.add_middleware(Guard, access=access)
     return app
@@ -107,6 +113,7 @@ async def _services(settings: MasterSettings) -> AsyncIterator[Services]:
     async with AsyncExitStack() as stack:
         store = await Store.open(settings.sqlalchemy_url, data_dir=settings.data_dir)
         stack.push_async_callback(store.close)
+        presence = await _presence(settings, store, stack)
         authority = await _authority(settings)
         registry = Registry(
             heartbeat_s=settings.heartbeat_s,
@@ -132,14 +139,20 @@ async def _services(settings: MasterSettings) -> AsyncIterator[Services]:
         )
         registry.on_mac = store.nodes.set_mac
         check_wake_settings(settings.wake, settings.wake_address)
-        await _know_nodes(settings, store, registry)
-        council = CouncilService(settings=settings, store=store, registry=registry, dispatcher=dispatcher)
+        nodes = await _know_nodes(settings, store, registry, dispatcher)
+        council = CouncilService(
+            settings=settings,
+            store=store,
+            registry=registry,
+            dispatcher=dispatcher,
+            lives=presence.lives if presence else None,
+        )
         await stack.enter_async_context(council.running())
         jobs = JobService(
             store=store,
             place=Place.beside(settings.sqlalchemy_url),
             catalogue=Catalogue.of(priorities=settings.bg_priorities, extensions=settings.job_types),
-            executors=Executors(settings.data_dir / "executors"),
+            executors=presence or Executors(settings.data_dir / "executors"),
             model=calls,
             gate=gatekeeper,
             limits=JobLimits.of(settings),
@@ -154,7 +167,17 @@ async def _services(settings: MasterSettings) -> AsyncIterator[Services]:
             jobs=jobs,
         )
         await kept.queue_stored()
-        keyring = KeyRing(store.access, registry, admin_key=settings.key)
+        masters = Masters(
+            store=store,
+            council=council,
+            presence=presence,
+            nodes=nodes,
+            authority=authority.certificate if authority else None,
+            connect_timeout_s=settings.connect_timeout_s,
+        )
+        await stack.enter_async_context(masters.running())
+        peer_key = presence.cluster_key if presence else None
+        keyring = KeyRing(store.access, registry, admin_key=settings.key, peer_key=peer_key)
         renewing = asyncio.create_task(authority.renewing()) if authority else None
         try:
             yield Services(
@@ -166,6 +189,7 @@ async def _services(settings: MasterSettings) -> AsyncIterator[Services]:
                 council,
                 kept,
                 jobs,
+                masters,
                 keyring,
                 gatekeeper,
                 used,
@@ -189,14 +213,30 @@ async def _authority(settings: MasterSettings) -> ClusterAuthority | None:
     )
 
 
-async def _know_nodes(settings: MasterSettings, store: Store, registry: Registry) -> None:
+async def _presence(settings: MasterSettings, store: Store, stack: AsyncExitStack) -> Presence | None:
+    """This master among others, where the database is one that others may use."""
+    if not settings.on_server:
+        return None
+    from master.state.presence import Presence  # late: a master alone needs none of it
+
+    presence = Presence(
+        parse_address(settings.sqlalchemy_url),
+        name=settings.name,
+        version=__version__,
+        data_dir=settings.data_dir,
+    )
+    await stack.enter_async_context(presence.running())
+    store.sessions.owner = presence.id
+    return presence
+
+
+async def _know_nodes(
+    settings: MasterSettings, store: Store, registry: Registry, dispatcher: Dispatcher
+) -> SharedNodes:
     """Nodes of the settings first, then those that `council worker add` left in the database."""
     for entry in settings.nodes:
         one = parse_node(entry)
         registry.add(one.url, name=one.name, key=one.key, fingerprint=one.fingerprint)
-    for stored in await store.nodes.list():
-        try:
-            node = registry.add(stored.url, name=stored.name, key=stored.key, fingerprint=stored.fingerprint)
-            node.draining, node.mac = stored.draining, stored.mac
-        except CouncilError as error:
-            _log.warning("stored node skipped", node=stored.name, reason=error.detail)
+    nodes = SharedNodes(registry, dispatcher.pump)
+    nodes.start_with(await store.nodes.list())
+    return nodes

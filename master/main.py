@@ -13,11 +13,13 @@ import ssl
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import uvicorn
 from fastapi import FastAPI
 
 from common import logs
+from common.addresses import own_addresses
 from common.errors import ConflictError, CouncilError, SettingsError
 from common.http_server import BoundedHttp
 from common.program import Ready, listen, loop_factory, url_of, when_the_parent_is_gone
@@ -114,7 +116,8 @@ async def _serve(
                 await stack.enter_async_context(_local_node(settings, services))
             await asyncio.wait((serving, ready), return_when=asyncio.FIRST_COMPLETED)
             if ready.done():
-                _announce(settings, listener, port_file)
+                ready_line = _announce(settings, listener, port_file)
+                await _tell_masters(settings, ready_line.url, services)
                 await stack.enter_async_context(_on_the_lan(settings, listener, services))
             ready.cancel()
             await serving
@@ -200,12 +203,31 @@ def _local_node(settings: MasterSettings, services: Services) -> contextlib.Abst
     return node.running()
 
 
-def _announce(settings: MasterSettings, listener: socket.socket, port_file: Path | None) -> None:
+def _announce(settings: MasterSettings, listener: socket.socket, port_file: Path | None) -> Ready:
     scheme = "https" if settings.serves_tls else "http"
     ready = Ready(url_of(listener, settings.host, scheme), settings.name, os.getpid())
     print(ready.to_json(), flush=True)  # noqa: T201  # the parent process reads this line
     if port_file is not None:
         ready.write(port_file)
+    return ready
+
+
+async def _tell_masters(settings: MasterSettings, url: str, services: Services) -> None:
+    """Where other masters on the same database reach this one; nowhere, where it listens to itself alone."""
+    presence = services.masters.presence
+    if presence is None:
+        return
+    at = presence.address
+    if settings.peer_url is not None:
+        url = settings.peer_url.rstrip("/")
+    elif is_loopback(settings.host):
+        url = url if is_loopback(at) else ""
+    elif settings.host in ("0.0.0.0", "::"):
+        address = at if not is_loopback(at) else next(iter(own_addresses()), at)
+        parts = urlsplit(url)
+        host = f"[{address}]" if ":" in address else address
+        url = f"{parts.scheme}://{host}:{parts.port}"
+    await presence.announce(url)
 
 
 def _stop_on_signals(server: uvicorn.Server, exit_with_parent: bool) -> None:

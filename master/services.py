@@ -18,6 +18,7 @@ from master.cluster.usage_keeping import UsageKeeper
 from master.council.service import CouncilService
 from master.keyring import KeyRing
 from master.knowledge.archiving import ArchiveService
+from master.masters import Masters
 from master.state.store import Store
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class Services:
     council: CouncilService
     archives: ArchiveService
     jobs: JobService
+    masters: Masters
     keyring: KeyRing
     gatekeeper: Gatekeeper
     usage: UsageKeeper

@@ -67,6 +67,15 @@ def describe(node: Node, *, running: int = 0) -> dict[str, Any]:
     }
 
 
+masters_router = APIRouter(prefix="/api/cluster/masters", tags=["cluster"])
+
+
+@masters_router.get("")
+async def list_masters(master: Master) -> dict[str, Any]:
+    """The masters that share this one's database, this one first; alone with SQLite."""
+    return {"masters": master.masters.describe(master.settings.name)}
+
+
 @router.get("")
 async def list_workers(master: Master) -> dict[str, Any]:
     return {

@@ -13,13 +13,13 @@ from starlette.types import Scope
 
 from common.errors import CouncilError, InvalidRequestError, NodeDrainingError, NotAcceptableError
 from master.api.guard import key_of
-from master.council.events import EventLog, TooSlowError
-from master.council.runner import SessionRunner
-from master.council.service import CouncilService
+from master.council.events import TooSlowError
+from master.masters import HOP
 from master.services import Services
 
 router = APIRouter(prefix="/api/council/sessions", tags=["events"])
 
+Events = AsyncIterator[tuple[int, bytes]]
 _SEND_TIMEOUT_S = 20.0
 _KEEP_ALIVE_S = 15.0
 
@@ -31,13 +31,8 @@ async def watch_by_socket(socket: WebSocket, session_id: UUID, after: int = Quer
     """
     services: Services = socket.app.state.services
     await socket.accept()
-    try:
-        log = await _log_of(services.council, str(session_id))
-    except CouncilError as error:
-        await socket.send_json({"type": "error", "error": error.to_problem()})
-        await socket.close(1008 if error.status == 404 else 1011, error.title)
-        return
-    sender = asyncio.create_task(_send_all(socket, log, after))
+    events = services.masters.watch(str(session_id), after, here=HOP in socket.headers)
+    sender = asyncio.create_task(_send_all(socket, events))
     reader = asyncio.create_task(_until_closed(socket))
     revoked = asyncio.create_task(_until_revoked(services, socket.scope))
     tasks = (sender, reader, revoked)
@@ -62,9 +57,9 @@ async def _until_revoked(services: Services, scope: Scope) -> None:
         await services.keyring.revoked(key)
 
 
-async def _send_all(socket: WebSocket, log: EventLog, after: int) -> None:
+async def _send_all(socket: WebSocket, events: Events) -> None:
     try:
-        async for _, data in log.watch(after):
+        async for _, data in events:
             async with asyncio.timeout(_SEND_TIMEOUT_S):
                 await socket.send_text(data.decode())
         await socket.close(1000)
@@ -72,6 +67,9 @@ async def _send_all(socket: WebSocket, log: EventLog, after: int) -> None:
         await socket.close(1013, "too slow to follow; reconnect with ?after=")
     except NodeDrainingError as error:
         await socket.close(1012, error.detail)
+    except CouncilError as error:
+        await socket.send_json({"type": "error", "error": error.to_problem()})
+        await socket.close(1008 if error.status == 404 else 1011, error.title)
     except (WebSocketDisconnect, RuntimeError):  # Starlette's words for a peer that has gone
         return
 
@@ -100,18 +98,18 @@ async def watch_by_sse(request: Request, session_id: UUID, after: int = Query(0,
             raise InvalidRequestError("Last-Event-ID is the `seq` of the last event that was read")
         after = int(last_id)
     services: Services = request.app.state.services
-    log = await _log_of(services.council, str(session_id))
-    if log.is_past_end(after):
+    here = HOP in request.headers
+    if await services.masters.is_past_end(str(session_id), after, here=here):
         return Response(status_code=204)
+    events = services.masters.watch(str(session_id), after, here=here)
     return StreamingResponse(
-        _as_sse(log, after, services, request.scope),
+        _as_sse(events, services, request.scope),
         media_type="text/event-stream",
         headers={"Cache-Control": "no-store"},
     )
 
 
-async def _as_sse(log: EventLog, after: int, services: Services, scope: Scope) -> AsyncIterator[bytes]:
-    events = log.watch(after)
+async def _as_sse(events: Events, services: Services, scope: Scope) -> AsyncIterator[bytes]:
     pending: asyncio.Task[tuple[int, bytes]] | None = None
     revoked = asyncio.create_task(_until_revoked(services, scope))
     try:
@@ -126,27 +124,10 @@ async def _as_sse(log: EventLog, after: int, services: Services, scope: Scope) -
             seq, data = pending.result()
             pending = None
             yield b"id: %d\ndata: %b\n\n" % (seq, data)
-    except (StopAsyncIteration, TooSlowError, NodeDrainingError):
+    except (StopAsyncIteration, TooSlowError, CouncilError):
         return
     finally:
         tasks = (revoked,) if pending is None else (revoked, pending)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def _log_of(council: CouncilService, session_id: str) -> EventLog:
-    """The session's log; for one that is no longer held, a log that opens with its snapshot and ends."""
-    runner: SessionRunner | None = council.runner(session_id)
-    if runner is not None:
-        return runner.log
-    session = await council.get(session_id)
-    stored = {"session": session.model_dump(mode="json"), "partial": {}}
-    log = EventLog(
-        session_id,
-        head=await council.stored_head(session_id),
-        snapshot=lambda: stored,
-        on_low=lambda: None,
-    )
-    log.end()
-    return log

@@ -26,7 +26,7 @@ from master.background.cron import next_after
 from master.background.run import Gate, JobRun, Model
 from master.background.verdict import judge
 from master.state.durable import Durable, Place, StepsChangedError, Unfinished
-from master.state.executors import Executors
+from master.state.executors import Liveness
 from master.state.jobs import Added, Job, NewJob
 from master.state.schedules import Schedule
 from master.state.store import Store
@@ -79,7 +79,7 @@ class JobService:
         store: Store,
         place: Place,
         catalogue: Catalogue,
-        executors: Executors,
+        executors: Liveness,
         model: Model,
         gate: Gate,
         limits: JobLimits,

@@ -6,7 +6,7 @@ import asyncio
 import copy
 import hashlib
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -30,12 +30,13 @@ from master.council.runner import SessionRunner
 from master.council.session import Session
 from master.council.states import State
 from master.council.view import CouncilSession, view
-from master.state.sessions import StoredSession
+from master.state.sessions import SessionMovedError, StoredSession
 from master.state.store import Store
 
 if TYPE_CHECKING:
     from master.api.schemas import CreateSession
 
+_ELSEWHERE_POLL_S = 0.3
 _log = get_logger(__name__)
 
 
@@ -43,8 +44,15 @@ class CouncilService:
     """Sessions that run, and those that ended a short while ago; all others are read from the store."""
 
     def __init__(
-        self, *, settings: MasterSettings, store: Store, registry: Registry, dispatcher: Dispatcher
+        self,
+        *,
+        settings: MasterSettings,
+        store: Store,
+        registry: Registry,
+        dispatcher: Dispatcher,
+        lives: Callable[[str], bool] | None = None,
     ) -> None:
+        """`lives`: whether a master of that id lives, where several share the database."""
         self._settings = settings
         self._store = store
         self._dispatcher = dispatcher
@@ -54,13 +62,14 @@ class CouncilService:
         self._forget: dict[str, asyncio.TimerHandle] = {}
         self._opening: dict[object, SessionPlan] = {}  # let in, and not started yet
         self._stopping = False
+        self._lives = lives
 
     # -- life ---------------------------------------------------------------------------------------------
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Resume what a dead master left; at the end stop the sessions so that they can be resumed."""
-        await self._resume_all()
+        await self.take_over()
         try:
             yield
         finally:
@@ -79,19 +88,51 @@ class CouncilService:
             runner.log.interrupt()
         self._dispatcher.stop()
 
-    async def _resume_all(self) -> None:
-        for session_id in await self._store.sessions.unfinished():
-            await self._store.sessions.interrupt_running(session_id, time.time())
-            stored = await self._store.sessions.load(session_id)
-            runner = self._runner(self._rebuild(stored), seq_head=stored.seq_head + 1)
-            await runner.reserve_seq()
-            _log.info("session resumed", session_id=session_id, attempts=len(stored.records))
-            fresh = runner.session.state is State.QUEUED
-            self._start(runner, runner.session.start() if fresh else [])
+    async def take_over(self) -> None:
+        """Go on with every session whose master is dead, and let go of those that another has taken over."""
+        sessions = self._store.sessions
+        if self._lives is None:
+            found = await sessions.unfinished()
+        else:
+            await self._let_go()
+            owners = await sessions.owners()
+            dead = [owner for owner in owners if owner is None or not self._lives(owner)]
+            found = [session_id for owner in dead for session_id in await sessions.claim(owner)]
+        for session_id in found:
+            if not self._stopping:
+                await self._resume(session_id)
+
+    async def _resume(self, session_id: str) -> None:
+        await self._store.sessions.interrupt_running(session_id, time.time())
+        stored = await self._store.sessions.load(session_id)
+        runner = self._runner(self._rebuild(stored), seq_head=stored.seq_head + 1)
+        await runner.reserve_seq()
+        _log.info("session resumed", session_id=session_id, attempts=len(stored.records))
+        fresh = runner.session.state is State.QUEUED
+        self._start(runner, runner.session.start() if fresh else [])
+
+    async def _let_go(self) -> None:
+        """This master was taken for dead: what others have now ends here, and whoever watches finds them."""
+        for session_id in await self._store.sessions.moved(tuple(self._tasks)):
+            task, runner = self._tasks.get(session_id), self._runners.get(session_id)
+            if task is None or runner is None:
+                continue
+            _log.warning("session taken over by another master", session_id=session_id)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            self._moved(runner)
+
+    def _moved(self, runner: SessionRunner) -> None:
+        self._drop(runner.id)
+        runner.log.interrupt()
 
     def _refuse_when_stopping(self) -> None:
         if self._stopping:
             raise NodeDrainingError("the master is stopping; ask again when it is back", retry_after_s=5.0)
+
+    @property
+    def is_stopping(self) -> bool:
+        return self._stopping
 
     @property
     def active(self) -> int:
@@ -212,8 +253,18 @@ class CouncilService:
         task = self._tasks.get(session_id)
         if task is not None:
             await asyncio.wait((task,), timeout=within_s)
+        elif self._lives is not None and session_id not in self._runners:
+            return await self._ended_elsewhere(session_id, within_s)
         runner = self._runners.get(session_id)
         return runner is None or (runner.log.ended and runner.session.is_over)
+
+    async def _ended_elsewhere(self, session_id: str, within_s: float) -> bool:
+        deadline = time.monotonic() + within_s
+        while not (await self._store.sessions.owner_of(session_id))[1]:
+            if time.monotonic() >= deadline:
+                return False
+            await asyncio.sleep(_ELSEWHERE_POLL_S)
+        return True
 
     async def cancel(self, session_id: str) -> CouncilSession:
         """End a session; one that has ended is a `ConflictError`."""
@@ -303,6 +354,9 @@ class CouncilService:
         if self._stopping or task.cancelled():
             return
         error = task.exception()
+        if isinstance(error, SessionMovedError):
+            self._moved(runner)
+            return
         if error is not None:
             _log.error("session crashed", session_id=runner.id, exc_info=error)
             runner.log.publish(

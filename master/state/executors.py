@@ -4,9 +4,20 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
+from typing import Protocol
 
 from common.errors import SettingsError
 from master.state.data_lock import DataLock
+
+
+class Liveness(Protocol):
+    """Who runs jobs lives under an id that is used once; its death is seen by all others."""
+
+    def hold(self, executor_id: str) -> None: ...
+
+    def release(self, executor_id: str) -> None: ...
+
+    def lives(self, executor_id: str) -> bool: ...
 
 
 class Executors:

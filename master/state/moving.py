@@ -44,6 +44,8 @@ from master.state.tables import Base
 _BATCH_ROWS = 500
 _BATCH_BYTES = 8 * 1024 * 1024
 _READ_ROWS = 50
+# What belongs to the masters on one server, and not to what they keep.
+_NOT_MOVED = ("masters", "cluster_secrets")
 _PENDING_JOBS = ("queued", "waiting", "running")
 # Every repository's tables are part of the whole; the store knows all of them.
 _ALL = (store, Base.metadata)
@@ -157,12 +159,17 @@ def _require_empty(writer: Connection, target: URL) -> None:
     revision = migrate.current_revision(writer)
     if names - {"alembic_version"} and revision != migrate.head_revision():
         raise ConflictError(f"{_shown(target)} has tables of another version; make an empty database")
-    for table in Base.metadata.sorted_tables:
+    for table in _tables():
         rows = (
             writer.execute(select(func.count()).select_from(table)).scalar_one() if table.name in names else 0
         )
         if rows > _made_by_migrations(table):
             raise ConflictError(f"{_shown(target)} has {rows} rows in {table.name}; make an empty database")
+
+
+def _tables() -> list[Table]:
+    """What is moved, a table after those that it refers to."""
+    return [table for table in Base.metadata.sorted_tables if table.name not in _NOT_MOVED]
 
 
 def _made_by_migrations(table: Table) -> int:
@@ -176,9 +183,9 @@ def _made_by_migrations(table: Table) -> int:
 
 def _copy(reader: Connection, writer: Connection, progress: Progress) -> dict[str, tuple[int, str]]:
     told = {}
-    for table in reversed(Base.metadata.sorted_tables):
+    for table in reversed(_tables()):
         writer.execute(delete(table))
-    for table in Base.metadata.sorted_tables:
+    for table in _tables():
         rows = reader.execute(select(func.count()).select_from(table)).scalar_one()
         progress(table.name, 0, rows)
         read = _Digest()
@@ -251,7 +258,7 @@ def _set_sequences(writer: Connection) -> None:
     """The next number that a server gives is one more than the largest that came along."""
     if writer.dialect.name != "postgresql":
         return
-    for table in Base.metadata.sorted_tables:
+    for table in _tables():
         for column in table.primary_key.columns:
             if isinstance(column.type, Integer):
                 writer.execute(

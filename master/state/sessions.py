@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import Table, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from common.errors import ConflictError, NotFoundError
 from master.council.plan import AttemptRecord, Outcome, SessionPlan
@@ -27,6 +27,7 @@ __all__ = [
     "Conversation",
     "ConversationSummary",
     "IdempotencyRaceError",
+    "SessionMovedError",
     "SessionRepository",
     "SessionSummary",
     "StoredSession",
@@ -43,9 +44,18 @@ class IdempotencyRaceError(ConflictError):
     """Somebody else opened a session with this key a moment ago; `by_idempotency_key` finds it."""
 
 
+class SessionMovedError(ConflictError):
+    """Another master runs this session now: what is still done here counts no more."""
+
+
 class SessionRepository:
+    """`owner` is set where several masters share the database: the one whose sessions these are. It then
+    writes to its own sessions only, and `SessionMovedError` tells that another master has one now.
+    """
+
     def __init__(self, transactions: Transactions) -> None:
         self._db = transactions
+        self.owner: str | None = None
 
     # -- opening and closing ------------------------------------------------------------------------------
 
@@ -74,6 +84,7 @@ class SessionRepository:
                         plan=plan.to_json(),
                         state=State.QUEUED.value,
                         over=False,
+                        owner=self.owner,
                         created_at=now,
                         idempotency_key=idempotency_key,
                         body_hash=body_hash,
@@ -169,6 +180,8 @@ class SessionRepository:
                 if not over:
                     raise ConflictError("the session still runs; cancel it or wait for its end")
                 await db.execute(insert(RetryRow).values(session_id=session_id, run=run, agent_id=agent_id))
+                if self.owner is not None:
+                    values["owner"] = self.owner
                 await db.execute(update(_sessions).where(_sessions.c.id == session_id).values(values))
         except IntegrityError as error:
             raise ConflictError("another session of this conversation runs; wait for its end") from error
@@ -192,6 +205,12 @@ class SessionRepository:
         """Forget a conversation with all its sessions. Raises `NotFoundError`."""
         async with self._db.write() as db:
             await _require_conversation(db, conversation_id)
+            if self.owner is not None and await db.scalar(
+                select(SessionRow.id).where(
+                    SessionRow.conversation_id == conversation_id, SessionRow.over.is_(False)
+                )
+            ):
+                raise ConflictError("a session of this conversation still runs; cancel it first")
             await db.execute(delete(ConversationRow).where(ConversationRow.id == conversation_id))
 
     # -- while it runs ------------------------------------------------------------------------------------
@@ -217,6 +236,7 @@ class SessionRepository:
 
         async def put(db: AsyncSession) -> None:
             connection = await db.connection()
+            await self._require_ours(connection, session_id)
             if (await connection.execute(change, values)).rowcount == 0:
                 await connection.execute(fresh, {**key, **values})
 
@@ -243,11 +263,67 @@ class SessionRepository:
     async def _update(self, session_id: str, values: dict[str, Any]) -> None:
         async def change(db: AsyncSession) -> None:
             connection = await db.connection()
+            await self._require_ours(connection, session_id)
             wanted = update(_sessions).where(_sessions.c.id == session_id)
             if (await connection.execute(wanted, values)).rowcount == 0:
                 raise _no_session(session_id)
 
         await self._db.repeat(change)
+
+    async def _require_ours(self, connection: AsyncConnection, session_id: str) -> None:
+        """Hold the session's row, so that nobody takes it over before this transaction ends."""
+        if self.owner is None:
+            return
+        held = select(_sessions.c.owner).where(_sessions.c.id == session_id).with_for_update(read=True)
+        owner = await connection.scalar(held)
+        if owner is not None and owner != self.owner:
+            raise SessionMovedError("another master has taken this session over")
+
+    # -- owners -------------------------------------------------------------------------------------------
+
+    async def owner_of(self, session_id: str) -> tuple[str | None, bool]:
+        """The master that runs a session or ran it last, and whether it has ended. Raises `NotFoundError`."""
+        async with self._db.read() as db:
+            found = (
+                await db.execute(select(SessionRow.owner, SessionRow.over).where(SessionRow.id == session_id))
+            ).first()
+        if found is None:
+            raise _no_session(session_id)
+        return found[0], found[1]
+
+    async def owners(self) -> set[str | None]:
+        """Who owns sessions that have not ended; `None` for those of nobody."""
+        async with self._db.read() as db:
+            return set(
+                await db.scalars(select(SessionRow.owner).where(SessionRow.over.is_(False)).distinct())
+            )
+
+    async def moved(self, session_ids: Sequence[str]) -> list[str]:
+        """Which of these another master has by now."""
+        if not session_ids:
+            return []
+        query = select(SessionRow.id).where(SessionRow.id.in_(session_ids), SessionRow.owner != self.owner)
+        async with self._db.read() as db:
+            return [found for found in await db.scalars(query)]
+
+    async def claim(self, owner: str | None) -> list[str]:
+        """Take over every session of `owner` that has not ended; the oldest first. Of several masters each
+        session is claimed by one.
+        """
+        theirs = (SessionRow.over.is_(False), SessionRow.owner.is_not_distinct_from(owner))
+        async with self._db.write() as db:
+            found = await db.execute(
+                select(SessionRow.id)
+                .where(*theirs)
+                .order_by(SessionRow.created_at)
+                .with_for_update(skip_locked=True)
+            )
+            ids = [row[0] for row in found]
+            await db.execute(
+                update(SessionRow).where(SessionRow.id.in_(ids)).values(owner=self.owner),
+                execution_options={"synchronize_session": False},
+            )
+        return ids
 
     async def _exists(self, session_id: str) -> bool:
         async with self._db.read() as db:

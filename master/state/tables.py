@@ -77,7 +77,9 @@ class ConversationRow(Base):
 
 
 class SessionRow(Base):
-    """One council. `snapshot` is the `CouncilSession` of its end; `answer` what a follow-up reads."""
+    """One council. `snapshot` is the `CouncilSession` of its end; `answer` what a follow-up reads; `owner` is
+    the master that runs it, or ran it last, where several may.
+    """
 
     __tablename__ = "sessions"
 
@@ -96,6 +98,7 @@ class SessionRow(Base):
     total_tokens: Mapped[int] = mapped_column(Integer, default=0)
     total_duration_ms: Mapped[float] = mapped_column(Float, default=0.0)
     seq_head: Mapped[int] = mapped_column(Integer, default=0)
+    owner: Mapped[str | None] = mapped_column(String(36))
     idempotency_key: Mapped[str | None] = mapped_column(String(200), unique=True)
     body_hash: Mapped[str | None] = mapped_column(String(64))
     cache_key: Mapped[str | None] = mapped_column(String(64), index=True)
@@ -206,6 +209,28 @@ class ActivityHourRow(Base):
     active: Mapped[float] = mapped_column(Float)
     watched: Mapped[float] = mapped_column(Float)
     updated_at: Mapped[datetime]
+
+
+class MasterRow(Base):
+    """A master on this database, where it is a server. Whether it lives is told by its lock, not by this."""
+
+    __tablename__ = "masters"
+
+    id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    name: Mapped[str] = mapped_column(String(200))
+    url: Mapped[str] = mapped_column(String(500))
+    version: Mapped[str] = mapped_column(String(32))
+    started_at: Mapped[datetime]
+    seen_at: Mapped[datetime]
+
+
+class ClusterSecretRow(Base):
+    """What all masters of a cluster share and nobody else may have."""
+
+    __tablename__ = "cluster_secrets"
+
+    name: Mapped[str] = mapped_column(String(63), primary_key=True)
+    value: Mapped[str] = mapped_column(Text)
 
 
 class PulseRow(Base):

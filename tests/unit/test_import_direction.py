@@ -44,6 +44,7 @@ PURE = [
     "master/cluster/fair_queue.py",
     "master/cluster/lanes.py",
     "master/cluster/placement.py",
+    "master/cluster/roll.py",
     "master/cluster/places.py",
     "master/cluster/speeds.py",
     "master/cluster/swaps.py",

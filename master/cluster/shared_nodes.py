@@ -1,0 +1,67 @@
+"""Nodes that another master was told of: known here too, and forgotten here too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from common.errors import CouncilError
+from common.logs import get_logger
+from master.cluster.registry import Registry
+from master.state.nodes import StoredNode
+
+_log = get_logger(__name__)
+
+
+class SharedNodes:
+    """Holds the registry to the database; nodes of the settings and the local one are left alone."""
+
+    def __init__(self, registry: Registry, on_drained: Callable[[], None]) -> None:
+        self._registry = registry
+        self._on_drained = on_drained
+        self._known: dict[str, StoredNode] = {}
+
+    def start_with(self, stored: Sequence[StoredNode]) -> None:
+        """Know these from the start. One that cannot be used is skipped, and logged."""
+        for node in stored:
+            self._add(node)
+
+    async def follow(self, stored: Sequence[StoredNode]) -> None:
+        """Take in what the database says now."""
+        named = {node.name: node for node in stored}
+        for name in [name for name in self._known if name not in named]:
+            del self._known[name]
+            if name in self._registry.nodes:
+                await self._registry.remove(name)
+                _log.info("node forgotten, as another master did", node=name)
+        for name, node in named.items():
+            before = self._known.get(name)
+            if before is None:
+                self._add(node)
+            elif before != node:
+                await self._change(before, node)
+
+    def _add(self, node: StoredNode) -> None:
+        self._known[node.name] = node
+        if node.name in self._registry.nodes:
+            return
+        try:
+            added = self._registry.add(node.url, name=node.name, key=node.key, fingerprint=node.fingerprint)
+            added.draining, added.mac = node.draining, node.mac
+        except CouncilError as error:
+            _log.warning("stored node skipped", node=node.name, reason=error.detail)
+
+    async def _change(self, before: StoredNode, node: StoredNode) -> None:
+        self._known[node.name] = node
+        here = self._registry.nodes.get(node.name)
+        if here is None:  # it is being removed here
+            return
+        if (here.client.url, here.client.key) != (node.url, node.key) and (
+            (before.url, before.key, before.fingerprint) != (node.url, node.key, node.fingerprint)
+        ):
+            await self._registry.remove(node.name)
+            self._add(node)
+            return
+        here.mac = node.mac
+        if here.draining != node.draining:
+            here.draining = node.draining
+            self._on_drained()

@@ -1,0 +1,147 @@
+"""Two masters on one PostgreSQL: either answers for all, and the other goes on when one dies."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from tests import processes
+from tests.postgres import PostgresServer
+from tests.service.master.accounts import calls_of
+from tests.service.master.rig import SEATS, assert_full
+from tests.service.masters.pair import Pair, pair
+from tests.standin import Fault
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared(
+    tmp_path_factory: pytest.TempPathFactory, postgres_server: PostgresServer
+) -> AsyncIterator[Pair]:
+    with postgres_server.database() as url:
+        async with pair(tmp_path_factory.mktemp("masters"), url) as found:
+            yield found
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def two(shared: Pair) -> Pair:
+    """Both masters, and an engine that has forgotten all."""
+    for name in ("a", "b"):
+        if name not in shared.masters:
+            await shared.start(name)
+    await shared.anew()
+    return shared
+
+
+async def test_a_session_of_one_master_is_watched_whole_through_the_other(two: Pair) -> None:
+    session_id = await two.ask("a")
+    async with asyncio.timeout(30):
+        seen = [event async for event in two.socket("b", session_id)]
+        beside = [event async for event in two.socket("a", session_id)]
+    assert seen == beside
+    assert [event["seq"] for event in seen] == list(range(seen[0]["seq"], seen[-1]["seq"] + 1))
+    assert seen[-1]["type"] == "session.completed"
+    for name in ("a", "b"):
+        assert_full((await two.request(name, "GET", f"/{session_id}")).json())
+    headers = {"accept": "text/event-stream", "last-event-id": str(seen[-1]["seq"])}
+    assert (await two.request("b", "GET", f"/{session_id}/events", headers=headers)).status_code == 204
+    exported = await two.request("b", "GET", f"/{session_id}/export?format=md")
+    assert exported.headers["content-type"].startswith("text/markdown")
+
+
+async def test_what_is_asked_of_the_other_master_reaches_the_one_that_has_the_session(two: Pair) -> None:
+    two.standin.add_faults(Fault("endless", model="m3"))
+    session_id = await two.ask("a", selected_agents=["m3"])
+    cancelled = await two.request("b", "POST", f"/{session_id}/cancel")
+    assert (cancelled.status_code, cancelled.json()["state"]) == (200, "cancelled")
+    again = await two.request("b", "POST", f"/{session_id}/cancel")
+    assert again.status_code == 409
+    two.standin.reset()
+    await two.anew()
+    retried = await two.request("b", "POST", f"/{session_id}/agents/agent_1/retry")
+    assert retried.status_code == 202, retried.text
+    assert (await two.ended("b", session_id))["state"] == "completed"
+    assert (await two.request("b", "DELETE", f"/{session_id}")).status_code == 204
+    for name in ("a", "b"):
+        assert (await two.request(name, "GET", f"/{session_id}")).status_code == 404
+    unknown = await two.request("b", "POST", "/00000000-0000-0000-0000-000000000000/cancel")
+    assert unknown.status_code == 404
+
+
+async def test_a_key_sent_to_both_masters_opens_one_session_and_both_wait_for_its_end(two: Pair) -> None:
+    headers = {"idempotency-key": f"both-{time.time_ns()}"}
+    body = {"question": "Twice?", "selected_agents": list(SEATS), "chairman": "boss"}
+    answers = await asyncio.gather(
+        *(
+            two.request(name, "POST", "?wait=true&wait_s=30", json=body, headers=headers)
+            for name in ("a", "b")
+        )
+    )
+    assert [one.status_code for one in answers] == [201, 201]
+    assert len({one.json()["id"] for one in answers}) == 1
+    for one in answers:
+        assert_full(one.json())
+
+
+@pytest.mark.parametrize("how", ["by kill -9", "in order"])
+async def test_a_master_that_ends_is_succeeded_and_a_watcher_at_the_other_sees_it_through(
+    two: Pair, how: str
+) -> None:
+    two.standin.add_faults(Fault("stall", model="m3", after_tokens=3, has_format=False))
+    session_id = await two.ask("a")
+    first = two.owner(session_id)
+    watched: list[dict[str, Any]] = []
+    writes = asyncio.Event()
+
+    async def watch() -> None:
+        async for event in two.socket("b", session_id):
+            watched.append(event)
+            if event["type"] == "call.delta" and event["agent_id"] == "agent_3":
+                writes.set()
+
+    watching = asyncio.create_task(watch())
+    async with asyncio.timeout(30):
+        await writes.wait()
+    await two.rows_say(lambda: calls_of(two.attempts(session_id), "done").total() == 2)
+    before = len(watched)
+    if how == "in order":
+        await two.stop("a")
+    else:
+        await two.kill("a")
+    gone_at = time.monotonic()
+    await two.rows_say(lambda: two.owner(session_id) != first)
+    assert time.monotonic() - gone_at < 5.0
+    async with asyncio.timeout(20):
+        await watching
+    kinds = [event["type"] for event in watched[before:]]
+    assert kinds[-1] == "session.completed"
+    assert "snapshot" in kinds
+    numbers = [event["seq"] for event in watched]
+    assert numbers == sorted(set(numbers))
+    assert_full(await two.ended("b", session_id))
+    two.assert_nothing_ran_twice(session_id)
+    assert sum(row["outcome"] == "interrupted" for row in two.attempts(session_id)) == 1
+
+
+async def test_a_node_that_one_master_is_told_of_is_used_drained_and_forgotten_by_both(two: Pair) -> None:
+    async with (
+        processes.node(two.folder / "node-3", name="pc3", ollama=two.standin.base_url) as third,
+        two.client(two.masters["a"]) as a,
+        two.client(two.masters["b"]) as b,
+    ):
+        added = await a.post("/api/cluster/workers", json={"url": third.url, "name": "pc3"})
+        assert added.status_code == 201, added.text
+        await two.known_nodes("b", {"pc2", "pc3"})
+        assert (await b.post("/api/cluster/workers/pc2/drain")).status_code == 200
+        session_id = await two.ask("b", selected_agents=["m1", "m2"])
+        ended = await two.ended("b", session_id)
+        assert {one["node"] for one in ended["agents"]} == {"pc3"}
+        assert (await b.post("/api/cluster/workers/pc2/resume")).status_code == 200
+        assert (await b.delete("/api/cluster/workers/pc3")).status_code == 204
+        await two.known_nodes("a", {"pc2"})
