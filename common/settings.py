@@ -488,6 +488,11 @@ class MasterSettings(_Program):
         validation_alias=env("BG_CONCURRENCY", field="bg_concurrency"),
         description="Background jobs that run at once, in the master and in worker processes together.",
     )
+    bg_in_master: bool = Field(
+        True,
+        validation_alias=env("BG_IN_MASTER", field="bg_in_master"),
+        description="Run background jobs in the master. With `false` they wait for a `council jobs worker`.",
+    )
     bg_priorities: list[str] = Field(
         default_factory=list,
         validation_alias=env("BG_PRIORITIES", field="bg_priorities"),

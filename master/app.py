@@ -22,6 +22,7 @@ from master.api import (
     events,
     gate,
     health,
+    job_calls,
     joining,
     keys,
     models,
@@ -88,7 +89,8 @@ def create_app(settings: MasterSettings) -> FastAPI:
     app.state.access = access
     problems.install(app)
     routed = (openai, sessions, events, models, cluster, joining, keys, conversations)
-    for module in (*routed, background, background_engine, archives, gate, usage, health, page):
+    modules = (background, background_engine, archives, gate, job_calls, usage, health, page)
+    for module in (*routed, *modules):
         app.include_router(module.router)
     app.include_router(cluster.masters_router)
     # What is added later is asked earlier: the guard first, these last.
@@ -156,6 +158,7 @@ async def _services(settings: MasterSettings) -> AsyncIterator[Services]:
             model=calls,
             gate=gatekeeper,
             limits=JobLimits.of(settings),
+            takes_jobs=settings.bg_in_master,
         )
         await stack.enter_async_context(jobs.running())
         kept = ArchiveService(

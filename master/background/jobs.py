@@ -23,8 +23,10 @@ from common.settings import MasterSettings
 from master.background.caps import Caps, midnight_after
 from master.background.catalogue import Catalogue
 from master.background.cron import next_after
-from master.background.run import Gate, JobRun, Model
+from master.background.job import BackgroundCall
+from master.background.run import Gate, JobRun, Model, kept_call
 from master.background.verdict import judge
+from master.cluster.calls import Answer
 from master.state.durable import Durable, Place, StepsChangedError, Unfinished
 from master.state.executors import Liveness
 from master.state.jobs import Added, Job, NewJob
@@ -85,6 +87,7 @@ class JobService:
         limits: JobLimits,
         kind: str = "master",
         schedules: bool = True,
+        takes_jobs: bool = True,
     ) -> None:
         self.catalogue = catalogue
         self.limits = limits
@@ -95,6 +98,7 @@ class JobService:
         self._model = model
         self._gate = gate
         self._schedules = schedules
+        self._takes_jobs = takes_jobs
         self._runs: dict[str, JobRun] = {}
         self._holds: dict[str, Hold] = {}
         self._paused: tuple[bool, str] = (False, "")
@@ -241,7 +245,11 @@ class JobService:
         return None if verdict.open else verdict.reason
 
     async def _fill(self) -> None:
-        while self.waiting_for() is None and (free := self.limits.concurrency - len(self._runs)) > 0:
+        while (
+            self._takes_jobs
+            and self.waiting_for() is None
+            and (free := self.limits.concurrency - len(self._runs)) > 0
+        ):
             now = time.monotonic()
             held = {name for name, hold in self._holds.items() if hold.until > now}
             claimed = await self._store.jobs.claim(
@@ -257,6 +265,9 @@ class JobService:
             await asyncio.gather(*(self._hand_over(job) for job in claimed))
 
     async def _hand_over(self, job: Job) -> None:
+        before = self._runs.get(job.id)
+        if before is not None:  # put back a moment ago: let it leave the engine first
+            await before.ended.wait()
         run = self._runs[job.id] = JobRun(
             job,
             owner=self.executor_id,
@@ -280,7 +291,8 @@ class JobService:
             raise
 
     def _ended(self, run: JobRun) -> None:
-        self._runs.pop(run.job.id, None)
+        if self._runs.get(run.job.id) is run:
+            del self._runs[run.job.id]
         run.ended.set()
         self.wake()
 
@@ -309,8 +321,10 @@ class JobService:
                 raise Unfinished
             kind = self.catalogue.get(job.type)
             result = await kind.run(run, self.catalogue.read(job.type, job.input))
-            await self._store.jobs.finish(job.id, self.executor_id, result)
-            return
+            if await self._store.jobs.finish(job.id, self.executor_id, result):
+                return
+            _log.warning("job was taken over before it ended here")
+            raise Unfinished
         except (asyncio.CancelledError, Unfinished):
             await self._left(run)
             raise
@@ -429,6 +443,11 @@ class JobService:
                     await run.ended.wait()
             job = await self._store.jobs.get(job_id)
         return job
+
+    async def call_for(self, job: Job, owner: str, call: BackgroundCall) -> Answer:
+        """A model call of a job that another process runs. Raises `CapReachedError` as well."""
+        self._refuse_when_stopping()
+        return await kept_call(self._model, self._store.job_calls, self.limits.caps, job, owner, call)
 
     async def retry(self, job_id: str) -> Job:
         """Open another run. Raises `NotFoundError` and `ConflictError`."""

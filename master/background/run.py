@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
 from datetime import datetime
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, NoReturn, Protocol, TypeVar
 
 from common import errors
 from common.protocol import Channel
@@ -102,7 +102,7 @@ class JobRun:
         verdict = judge(error, attempts=0, pauses=0, max_attempts=2, first_pause_s=1.0, chance=0.0)
         return verdict.kind != "dead"
 
-    def _leave(self, reason: Reason, error: errors.CouncilError | None = None) -> None:
+    def _leave(self, reason: Reason, error: errors.CouncilError | None = None) -> NoReturn:
         if self.reason is None:
             self.reason, self.error = reason, error
         raise Unfinished
@@ -110,26 +110,10 @@ class JobRun:
     async def generate(self, call: BackgroundCall) -> Answer:
         """See `JobContext.generate`. Every attempt leaves a row before it goes out."""
         await self._wait_for_gate()
-        await self._require_cap()
-        asked = Call(
-            f"job/{self.job.id}/{uuid.uuid4().hex[:12]}",
-            call.model or "",
-            call.messages,
-            call.format,
-            call.options,
-            call.think,
-            call_class="background",
-            prefix_key=call.prefix_key,
-            expected_tokens=call.expected_tokens,
-        )
-        keeper = CallKeeper(self._store.job_calls, self.job, self.owner, asked.model)
         try:
-            answer = await self._model.run(asked, keeper)
-        except BaseException as error:
-            await keeper.cut(error)
-            raise
-        await keeper.done(answer)
-        return answer
+            return await kept_call(self._model, self._store.job_calls, self._caps, self.job, self.owner, call)
+        except errors.CapReachedError as error:
+            self._leave("cap", error)
 
     async def _wait_for_gate(self) -> None:
         """A short closure is waited for here; for a longer one the job gives its place back."""
@@ -139,19 +123,46 @@ class JobRun:
         except TimeoutError:
             self._leave("gate")
 
-    async def _require_cap(self) -> None:
-        if not self._caps.any:
-            return
-        spent = await self._store.job_calls.spent(since=midnight_before(datetime.now()).timestamp())
-        reason = self._caps.reason(calls=spent.calls, tokens=spent.total_tokens)
-        if reason is not None:
-            self._leave("cap", errors.CapReachedError(reason))
-
     async def progress(self, done: int, total: int, note: str = "") -> None:
         """See `JobContext.progress`."""
         if not await self._store.jobs.progress(self.job.id, self.owner, done, total, note):
             self._leave("lost")
         self.got_on = True
+
+
+async def kept_call(
+    model: Model, rows: JobCallRepository, caps: Caps, job: Job, owner: str, call: BackgroundCall
+) -> Answer:
+    """One model call of a job, with a row for each of its attempts. Raises `CapReachedError` as well."""
+    if caps.any:
+        spent = await rows.spent(since=midnight_before(datetime.now()).timestamp())
+        reason = caps.reason(calls=spent.calls, tokens=spent.total_tokens)
+        if reason is not None:
+            raise errors.CapReachedError(reason)
+    asked = Call(
+        f"job/{job.id}/{uuid.uuid4().hex[:12]}",
+        call.model or "",
+        call.messages,
+        call.format,
+        call.options,
+        call.think,
+        call_class="background",
+        prefix_key=call.prefix_key,
+        expected_tokens=call.expected_tokens,
+    )
+    keeper = CallKeeper(rows, job, owner, asked.model)
+    try:
+        answer = await model.run(asked, keeper)
+    except BaseException as error:
+        await keeper.cut(error)
+        raise
+    await keeper.done(answer)
+    return answer
+
+
+def job_of(call: Call) -> str:
+    """The id of the job that a call of `kept_call` belongs to."""
+    return call.call_id.split("/")[1]
 
 
 class CallKeeper:

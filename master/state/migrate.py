@@ -29,6 +29,20 @@ async def to_head(engine: AsyncEngine) -> None:
         raise translate(error) from error
 
 
+async def require_head(engine: AsyncEngine) -> None:
+    """Raise `SettingsError` where the tables are not those of this program. Changes nothing."""
+    try:
+        async with engine.connect() as connection:
+            current = await connection.run_sync(current_revision)
+    except (SQLAlchemyError, OSError) as error:
+        raise translate(error) from error
+    if current != head_revision():
+        raise SettingsError(
+            f"the database is of another version (revision {current}, not {head_revision()}); start the "
+            "master of this version first"
+        )
+
+
 def upgrade(connection: Connection) -> None:
     """Run the missing revisions on an open transaction. Raises `SettingsError` and foreign errors."""
     if connection.dialect.name == "postgresql":

@@ -11,6 +11,7 @@ from sqlalchemy import update
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from common.errors import SettingsError
 from master.state import migrate
 from master.state.access import AccessRepository
 from master.state.archives import ArchiveRepository
@@ -70,6 +71,26 @@ class Store:
                 await engine.dispose()
                 raise
             return cls(engine, locks.pop_all(), database_file(address))
+
+    @classmethod
+    async def join(cls, url: str) -> Store:
+        """Open the database of a master that has made it, beside that master.
+
+        Raises `SettingsError` where there is none, or one of another version, and storage errors.
+        """
+        address = parse_address(url)
+        file = database_file(address)
+        if file is not None and not await asyncio.to_thread(file.exists):
+            raise SettingsError(
+                f"there is no database {file}; start the master first, or name its --data-dir"
+            )
+        engine = open_engine(address)
+        try:
+            await migrate.require_head(engine)
+        except BaseException:
+            await engine.dispose()
+            raise
+        return cls(engine, ExitStack(), file)
 
     async def close(self) -> None:
         """Close every connection, then give the folder back."""
