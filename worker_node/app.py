@@ -15,9 +15,10 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.exceptions import HTTPException
 
-from common.errors import PROBLEM_MEDIA_TYPE, CouncilError, InternalError, NotFoundError
+from common.errors import PROBLEM_MEDIA_TYPE, CancelledCallError, CouncilError, InternalError, NotFoundError
 from common.logs import get_logger
 from common.protocol import (
+    HEARTBEAT_S,
     NDJSON_MEDIA_TYPE,
     EmbedRequest,
     Health,
@@ -25,8 +26,10 @@ from common.protocol import (
     ModelRequest,
     encoder,
 )
+from worker_node.answer import Companion
 from worker_node.asgi import (
     App,
+    ClientGoneError,
     Gatekeeper,
     Receive,
     Scope,
@@ -197,7 +200,13 @@ def _add_models(app: FastAPI, service: NodeService) -> None:
 
     @app.post("/api/embed")
     async def embed(request: Request) -> Response:
-        return _json(await service.embed(await body_of(request, _embed_decoder)))
+        try:
+            wanted: EmbedRequest = await body_of(request, _embed_decoder)
+            async with Companion(request.receive, None, HEARTBEAT_S):
+                embedded = await service.embed(wanted)
+        except ClientGoneError:
+            return Response(status_code=CancelledCallError.status)  # nobody reads it
+        return _json(embedded)
 
     @app.post("/api/models/load")
     async def load(request: Request) -> Response:
