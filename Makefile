@@ -7,7 +7,7 @@ QUESTION ?= What makes a good answer, and how would you check one?
 ARTEFACTS ?= artefacts
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: run up test test-long lint bench bench-long peers docs lock clean browser postgres
+.PHONY: run up test test-long lint bench bench-long peers docs lock clean browser postgres faketime
 .DEFAULT_GOAL := run
 
 run: $(VENV)/.installed ## a council answers a question here, on the embedded default
@@ -16,14 +16,14 @@ run: $(VENV)/.installed ## a council answers a question here, on the embedded de
 up: $(VENV)/.installed ## master, local node and page, until Ctrl-C
 	$(BIN)/council up
 
-test: $(VENV)/.installed-dev browser postgres ## every test but the long ones, with coverage
+test: $(VENV)/.installed-dev browser postgres faketime ## every test but the long ones, with coverage
 	rm -f .coverage .coverage.*
 	COUNCIL_TEST_ARTEFACTS=$(abspath $(ARTEFACTS)) $(BIN)/pytest -n 4 --dist worksteal -m "not long" \
 		--cov --cov-report= $(PYTEST_ARGS)
 	$(BIN)/coverage combine -q --append 2>/dev/null || true
 	$(BIN)/coverage report --fail-under=90
 
-test-long: $(VENV)/.installed-dev browser postgres ## what takes minutes; COUNCIL_CHAOS_SEED=N makes another storm
+test-long: $(VENV)/.installed-dev browser postgres faketime ## what takes minutes; COUNCIL_CHAOS_SEED=N makes another storm
 	$(BIN)/pytest -v -m long $(PYTEST_ARGS)
 
 lint: $(VENV)/.installed-dev ## the checks that CI runs
@@ -85,6 +85,13 @@ postgres:
 	{ test "$$(id -u)" = 0 && command -v apt-get >/dev/null 2>&1 && apt-get update -q && \
 	  DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends postgresql; } || \
 	echo "PostgreSQL is missing: its tests are skipped (apt-get install postgresql)"
+
+# Nodes whose clock is wrong.
+faketime:
+	@ls /usr/lib/*/faketime/libfaketimeMT.so.1 >/dev/null 2>&1 || \
+	{ test "$$(id -u)" = 0 && command -v apt-get >/dev/null 2>&1 && apt-get update -q && \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends faketime; } || \
+	echo "faketime is missing: the tests of wrong clocks are skipped (apt-get install faketime)"
 
 clean:
 	rm -rf $(VENV) .venv-peers $(ARTEFACTS) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*
