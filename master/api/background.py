@@ -69,7 +69,9 @@ class Replay(_Body):
 
 @router.get("/status")
 async def status(master: Master) -> dict[str, Any]:
-    """The queue by state and type, what holds work back and why, what runs, and what today has cost."""
+    """The queue by state and type, what holds work back and why, what runs, where its model calls go
+    (`engine`), and what today has cost.
+    """
     jobs = master.jobs
     running, _ = await master.store.jobs.list(states=("running",), limit=200)
     spent = await master.store.job_calls.spent(since=midnight_before(datetime.now()).timestamp())
@@ -90,6 +92,7 @@ async def status(master: Master) -> dict[str, Any]:
             "max_calls": caps.calls,
             "max_tokens": caps.tokens,
         },
+        "engine": master.background.status(),
         "types": [{"name": one.name, "priority": one.priority, "long": one.long} for one in types],
     }
 

@@ -69,7 +69,11 @@ async def pull_model(body: PullModel, master: Master) -> StreamingResponse:
     """Fetch a model on one node, the first that answers when none is named, or on every one (`all`).
 
     NDJSON progress, each line with its `worker`. `embedded` asks for a GGUF file: only nodes with the
-    embedded engine fetch it.
+    embedded engine fetch it. `background`: the background engine fetches it.
     """
-    nodes = choose_nodes(master.registry, worker=body.worker, everywhere=body.all, embedded=body.embedded)
-    return StreamingResponse(pull_on(master.registry, nodes, body.model), media_type=NDJSON_MEDIA_TYPE)
+    engine: EngineName = "background" if body.background else "main"
+    nodes = choose_nodes(
+        master.registry, worker=body.worker, everywhere=body.all, embedded=body.embedded, engine=engine
+    )
+    pulled = pull_on(master.registry, nodes, body.model, engine)
+    return StreamingResponse(pulled, media_type=NDJSON_MEDIA_TYPE)

@@ -146,9 +146,12 @@ class PullModel(_Body):
     worker: str | None = Field(None, max_length=63)
     all: bool = False
     embedded: bool = False
+    background: bool = False
 
     @model_validator(mode="after")
     def _one_or_all(self) -> Self:
+        if self.embedded and self.background:
+            raise ValueError("a background engine takes no GGUF files: ask for `embedded` or `background`")
         if self.worker is not None and self.all:
             raise ValueError("name a `worker` or ask for `all`, not both")
         return self

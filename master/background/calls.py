@@ -83,7 +83,6 @@ class BackgroundCalls:
             call.think,
             prefix_key=call.prefix_key,
             expected_tokens=call.expected_tokens,
-            avoid=self.gate.closed_nodes() if self.gate is not None else frozenset(),
         )
         return await self.run(asked, SilentWatcher())
 
@@ -101,7 +100,14 @@ class BackgroundCalls:
             if target is None:
                 await self._wait_for(news, give_up, route)
                 continue
-            on = replace(call, call_class="background", engine=target.engine, model=target.model.name)
+            on = replace(
+                call,
+                call_class="background",
+                engine=target.engine,
+                model=target.model.name,
+                # Machines that people use are left alone while another one has the model.
+                avoid=call.avoid | (self.gate.closed_nodes() if self.gate is not None else frozenset()),
+            )
             if target.engine == "background":
                 on = replace(on, no_node_s=0.0)  # the policy says what comes next, not a time-out
             try:
@@ -188,7 +194,7 @@ class BackgroundCalls:
         now = time.monotonic()
         state = self.state
         up = state == "connected" and self._chosen("background") is not None
-        trouble = "is down" if state == "down" else "has no model that writes"
+        trouble = self._trouble(state)
         route = self._route.decide(configured=state != "none", up=up, now=now, trouble=trouble)
         for one in ("connected", "down", "none"):
             BACKGROUND_ENGINE.labels(state=one).set(one == state)
@@ -201,6 +207,14 @@ class BackgroundCalls:
             elif before.warning is not None:
                 _log.info("background engine", state=state, target=route.target)
         return route
+
+    def _trouble(self, state: EngineState) -> str:
+        if state == "connected":
+            return "has no model that writes"
+        answering = [node for node in self._with_engine() if node.answers_on("background")]
+        if not answering:
+            return "is down"
+        return "is drained with its node" if all(node.draining for node in answering) else "fails its calls"
 
     def _with_engine(self) -> list[Node]:
         return [node for node in self._registry.nodes.values() if node.has_background_engine]

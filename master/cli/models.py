@@ -81,14 +81,16 @@ def pull(
     model: ModelArgument,
     worker: Annotated[str | None, typer.Option("--worker", help="Node that fetches it.")] = None,
     everywhere: AllOption = False,
+    background: Annotated[
+        bool, typer.Option("--background", help="By the background engine of the node.")
+    ] = False,
     url: UrlOption = None,
     key: KeyOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Fetch a model on a node, by its engine. It goes on there when this command is stopped."""
-    _fetch(
-        {"model": model, "worker": worker, "all": everywhere}, url, key, as_json=as_json, here_if_alone=False
-    )
+    wanted = {"model": model, "worker": worker, "all": everywhere, "background": background}
+    _fetch(wanted, url, key, as_json=as_json, here_if_alone=False)
 
 
 def get(

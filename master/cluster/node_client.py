@@ -120,9 +120,11 @@ class NodeClient:
         return self._decode(_embed_decoder, response.content)
 
     @asynccontextmanager
-    async def pull(self, model: str) -> AsyncIterator[AsyncIterator[bytes]]:
+    async def pull(self, model: str, engine: EngineName = "main") -> AsyncIterator[AsyncIterator[bytes]]:
         """Lines of progress while the node fetches a model."""
-        async with self._stream(_PULL, encoder.encode({"model": model, "stream": True})) as reads:
+        async with self._stream(
+            _PULL, encoder.encode({"model": model, "engine": engine, "stream": True})
+        ) as reads:
             yield self._lines(reads)
 
     @staticmethod

@@ -11,18 +11,28 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 
 from common.errors import CouncilError, NodeUnreachableError, NotFoundError, NotSupportedError, StreamCutError
+from common.protocol import EngineName
 from master.cluster.model_names import ALIASES
 from master.cluster.registry import Node, Registry
 
 _HELD_LINES = 64
 
 
-def choose_nodes(registry: Registry, *, worker: str | None, everywhere: bool, embedded: bool) -> list[Node]:
+def choose_nodes(
+    registry: Registry,
+    *,
+    worker: str | None,
+    everywhere: bool,
+    embedded: bool = False,
+    engine: EngineName = "main",
+) -> list[Node]:
     """The nodes that fetch: the named one, all of them, or the first that answers.
 
-    `embedded` leaves out nodes whose main engine takes no GGUF files. Raises
-    `NotFoundError` and `NotSupportedError`.
+    `embedded` leaves out nodes whose main engine takes no GGUF files, the engine `background` those that have
+    none. Raises `NotFoundError` and `NotSupportedError`.
     """
+    if engine == "background":
+        return _with_background_engine(registry, worker=worker, everywhere=everywhere)
     if worker is not None:
         node = registry.get(worker)
         if embedded and node.engines and not _takes_files(node):
@@ -47,19 +57,38 @@ def choose_nodes(registry: Registry, *, worker: str | None, everywhere: bool, em
     raise NotFoundError("no node answers; see `council worker list`")
 
 
+def _with_background_engine(registry: Registry, *, worker: str | None, everywhere: bool) -> list[Node]:
+    if worker is not None:
+        nodes = [registry.get(worker)]
+    else:
+        nodes = list(registry.nodes.values())
+    having = [node for node in nodes if node.has_background_engine]
+    if not having:
+        raise NotFoundError(
+            f"{worker or 'no node'} has {'no' if worker else 'a'} background engine; "
+            "OLLAMA_BACKGROUND_BASE_URL on a node gives it one",
+            node=worker,
+        )
+    if worker is not None or everywhere:
+        return having
+    return ([node for node in having if node.answers_on("background")] or having)[:1]
+
+
 def _takes_files(node: Node) -> bool:
     return any(engine.name == "main" and engine.kind == "embedded" for engine in node.engines)
 
 
-def _spelled_for(node: Node, model: str) -> str:
+def _spelled_for(node: Node, model: str, engine: EngineName) -> str:
     """The model as the node's engine calls it: Ollama has one tag where people have two."""
-    return model if _takes_files(node) else ALIASES.get(model.lower(), model)
+    return model if engine == "main" and _takes_files(node) else ALIASES.get(model.lower(), model)
 
 
-async def pull_on(registry: Registry, nodes: list[Node], model: str) -> AsyncIterator[bytes]:
+async def pull_on(
+    registry: Registry, nodes: list[Node], model: str, engine: EngineName = "main"
+) -> AsyncIterator[bytes]:
     """NDJSON progress of every node, each line with its `worker`; a failure ends that node's lines only."""
     news: asyncio.Queue[bytes] = asyncio.Queue(maxsize=_HELD_LINES)
-    pulls = {asyncio.create_task(_follow(registry, node, model, news)) for node in nodes}
+    pulls = {asyncio.create_task(_follow(registry, node, model, engine, news)) for node in nodes}
     running = set(pulls)
     try:
         while running or not news.empty():
@@ -78,11 +107,13 @@ async def pull_on(registry: Registry, nodes: list[Node], model: str) -> AsyncIte
         await asyncio.gather(*pulls, return_exceptions=True)
 
 
-async def _follow(registry: Registry, node: Node, model: str, news: asyncio.Queue[bytes]) -> None:
+async def _follow(
+    registry: Registry, node: Node, model: str, engine: EngineName, news: asyncio.Queue[bytes]
+) -> None:
     try:
-        if not node.answers and node.state != "connecting":
+        if not node.answers_on(engine) and node.state != "connecting":
             raise NodeUnreachableError(node.error or f"{node.name} is {node.state}", node=node.name)
-        async with aclosing(_lines(node, model)) as lines:
+        async with aclosing(_lines(node, model, engine)) as lines:
             async for line in lines:
                 await news.put(_with_worker(line, node.name))
     except CouncilError as error:
@@ -91,8 +122,8 @@ async def _follow(registry: Registry, node: Node, model: str, news: asyncio.Queu
     await registry.refresh(node)
 
 
-async def _lines(node: Node, model: str) -> AsyncGenerator[bytes, None]:
-    async with node.client.pull(_spelled_for(node, model)) as lines:
+async def _lines(node: Node, model: str, engine: EngineName) -> AsyncGenerator[bytes, None]:
+    async with node.client.pull(_spelled_for(node, model, engine), engine) as lines:
         async for line in lines:
             yield line
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -80,7 +81,7 @@ async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[TwoE
     async with (
         AsyncExitStack() as stack,
         StandInOllama([model("m"), model("big", size=9_000_000)], slots=SLOTS) as main,
-        StandInOllama([model("m"), model(BACKGROUND)], slots=SLOTS) as background,
+        StandInOllama([model("m"), model(BACKGROUND)], slots=SLOTS, registry=["qwen2.5:1.5b"]) as background,
         processes.node(
             folder / "pc2",
             name="pc2",
@@ -192,6 +193,18 @@ async def test_a_model_that_only_the_main_engine_has_runs_there_in_class_backgro
     await two.told(lambda told: told["target"] == "background")
     assert (await two.flex("big")).status_code == 200
     assert len(two.main.calls(model="big", kind="chat")) == 1
+
+
+async def test_a_model_is_fetched_by_the_background_engine_and_used_there(two: TwoEngines) -> None:
+    pull = {"model": "qwen2.5:1.5b", "background": True}
+    lines = (await two.client.post("/api/council/models/pull", json=pull)).text.splitlines()
+    assert json.loads(lines[-1])["status"] == "success"
+    told = await two.told(lambda told: "qwen2.5:1.5b" in told["engines"][0]["models"])
+    assert told["model"]["name"] == BACKGROUND
+    assert "qwen2.5:1.5b" not in (await two.client.get("/api/council/models")).text
+    assert (await two.client.get("/api/background/status")).json()["engine"]["engines"] == told["engines"]
+    nowhere = await two.client.post("/api/council/models/pull", json={**pull, "embedded": True})
+    assert nowhere.status_code == 422
 
 
 async def test_a_dead_background_engine_is_told_everywhere_and_its_calls_run_on_main(two: TwoEngines) -> None:
