@@ -24,6 +24,7 @@ from master.state.job_tables import PENDING, BatchRow, JobCallRow, JobRow, Queue
 
 JobState = Literal["queued", "waiting", "running", "done", "failed", "dead", "cancelled"]
 MOST_AT_ONCE = 500
+_KEY_TRIES = 10
 _jobs: Table = JobRow.__table__  # type: ignore[assignment]  # declared as FromClause
 _READY = ("queued", "waiting")
 
@@ -110,11 +111,15 @@ class JobRepository:
             await db.execute(insert(_jobs).values(values))
             return Added(job.id, True)
         insert_of = postgresql.insert if db.get_bind().dialect.name == "postgresql" else sqlite.insert
-        added = await db.execute(insert_of(_jobs).values(values).on_conflict_do_nothing())
-        if _rows(added):
-            return Added(job.id, True)
+        fresh = insert_of(_jobs).values(values).on_conflict_do_nothing().returning(_jobs.c.id)
         same = select(_jobs.c.id).where(_jobs.c.dedup_key == job.key, _jobs.c.state.in_(PENDING))
-        return Added((await db.execute(same)).scalar_one(), False)
+        for _ in range(_KEY_TRIES):
+            if await db.scalar(fresh) is not None:
+                return Added(job.id, True)
+            found = await db.scalar(same)
+            if found is not None:  # else it has ended between the two
+                return Added(found, False)
+        raise ConflictError(f"jobs with the key {job.key} come and go; try again")
 
     async def submit(self, job: NewJob) -> Added:
         """Add one job in a transaction of its own."""
