@@ -82,6 +82,16 @@ PACKAGES = (
         "BSD-3-Clause",
         {"es/highlight.min.js": "highlight/highlight.min.js", "LICENSE": "highlight/LICENSE"},
     ),
+    Package(
+        "uplot",
+        "1.6.32",
+        "MIT",
+        {
+            "dist/uPlot.esm.js": "uplot/uPlot.esm.js",
+            "dist/uPlot.min.css": "uplot/uPlot.min.css",
+            "LICENSE": "uplot/LICENSE",
+        },
+    ),
 )
 
 

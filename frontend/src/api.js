@@ -70,6 +70,19 @@ const newKey = () =>
 /** @param {string} id */
 export const sessionPath = (id) => `/api/council/sessions/${encodeURIComponent(id)}`;
 
+/** @param {string} id */
+export const archivePath = (id) => `/api/structured_archive/${encodeURIComponent(id)}`;
+
+/** @param {Record<string, string | number | null | undefined>} query */
+function asked(query) {
+  const chosen = new URLSearchParams();
+  for (const [name, value] of Object.entries(query)) if (value) chosen.set(name, String(value));
+  return chosen;
+}
+
+/** @param {string} id */
+const jobPath = (id) => `/api/background/jobs/${encodeURIComponent(id)}`;
+
 export const api = {
   /** @returns {Promise<import("./wire.js").Model[]>} */
   models: async () => (await request("/api/council/models"))?.models ?? [],
@@ -88,11 +101,7 @@ export const api = {
    * @param {{q?: string, cursor?: string | null, limit?: number}} query @param {AbortSignal} [signal]
    * @returns {Promise<{sessions: CouncilSession[], next_cursor: string | null}>}
    */
-  sessions: (query, signal) => {
-    const chosen = new URLSearchParams();
-    for (const [name, value] of Object.entries(query)) if (value) chosen.set(name, String(value));
-    return request(`/api/council/sessions?${chosen}`, { signal });
-  },
+  sessions: (query, signal) => request(`/api/council/sessions?${asked(query)}`, { signal }),
   /** @param {string} id @returns {Promise<CouncilSession>} */
   session: (id) => request(sessionPath(id)),
   /** @param {string} id */
@@ -103,6 +112,36 @@ export const api = {
   remove: (id, options) => request(sessionPath(id), { method: "DELETE", ...options }),
   /** @param {string} id @returns {Promise<{id: string, sessions?: CouncilSession[]}>} */
   conversation: (id) => request(`/api/conversations/${encodeURIComponent(id)}`),
+  /** @returns {Promise<import("./wire.js").BackgroundStatus>} */
+  backgroundStatus: () => request("/api/background/status"),
+  /** @param {{limit?: number, cursor?: string | null}} query @returns {Promise<{jobs: import("./wire.js").Job[], next_cursor: string | null}>} */
+  jobs: (query) => request(`/api/background/jobs?${asked(query)}`),
+  /** @returns {Promise<{jobs: import("./wire.js").Job[], next_cursor: string | null}>} */
+  deadLetters: () => request("/api/background/dead?limit=200"),
+  /** @param {string} id */
+  cancelJob: (id) => request(`${jobPath(id)}/cancel`, { method: "POST" }),
+  /** @param {string} id */
+  retryJob: (id) => request(`${jobPath(id)}/retry`, { method: "POST" }),
+  /** @param {string} id */
+  dismissJob: (id) => request(`/api/background/dead/${encodeURIComponent(id)}`, { method: "DELETE" }),
+  /** @returns {Promise<{replayed: number}>} */
+  replayAll: () => request("/api/background/dead/replay", { method: "POST" }),
+  /** @param {boolean} paused */
+  pauseJobs: (paused) => request(`/api/background/${paused ? "pause" : "resume"}`, { method: "POST" }),
+  registerActivity: () => request("/api/background/register_activity", { method: "POST" }),
+  /** @param {number} hours @returns {Promise<import("./wire.js").Usage>} */
+  usage: (hours) => request(`/api/cluster/usage?hours=${hours}`),
+  /** @param {{session_id: string} | {conversation_id: string}} what @returns {Promise<{archive_id: string, status: string, created: boolean}>} */
+  archive: (what) => request("/api/conversation/archive/background", { method: "POST", body: what }),
+  /**
+   * @param {{q?: string, cursor?: string | null, limit?: number}} query @param {AbortSignal} [signal]
+   * @returns {Promise<{archives: import("./wire.js").Archive[], next_cursor: string | null}>}
+   */
+  archives: (query, signal) => request(`/api/structured_archives?${asked(query)}`, { signal }),
+  /** @param {string} id @returns {Promise<import("./wire.js").Archive>} */
+  readArchive: (id) => request(archivePath(id)),
+  /** @param {string} id */
+  removeArchive: (id) => request(archivePath(id), { method: "DELETE" }),
   /** @param {string} key */
   signIn: async (key) => {
     await request("/api/login", { method: "POST", body: { key } });

@@ -1,5 +1,6 @@
 // The page begins here.
 import { render } from "preact";
+import { tellActivity } from "./activity.js";
 import { watchCluster } from "./cluster-store.js";
 import { refreshHistory } from "./history.js";
 import { html } from "./html.js";
@@ -8,4 +9,5 @@ import { App } from "./views/app.js";
 const root = /** @type {Element} */ (document.getElementById("app"));
 render(html`<${App} />`, root);
 watchCluster();
+tellActivity();
 refreshHistory();

@@ -207,4 +207,76 @@
  * @property {{node: string, state: string, models: string[]}[]} engines
  */
 
+/**
+ * A background job. `progress` counts in units of its own; `cause` says why it failed.
+ * @typedef {object} Job
+ * @property {string} id
+ * @property {string} type
+ * @property {number} priority
+ * @property {string} state
+ * @property {Record<string, unknown>} [input]
+ * @property {number} attempts
+ * @property {{done: number, total: number, note: string}} progress
+ * @property {Problem | string | null} cause
+ * @property {string | null} created_at
+ * @property {string | null} started_at
+ * @property {string | null} ended_at
+ */
+
+/**
+ * Whether background work may run, for the cluster and for each machine. Shares are 0 to 1.
+ * @typedef {object} Gate
+ * @property {string} state
+ * @property {boolean} open
+ * @property {string} reason
+ * @property {boolean} open_for_long_jobs
+ * @property {string} reason_for_long_jobs
+ * @property {number} quiet_s
+ * @property {{enabled: boolean, open: boolean, start: number, end: number}} night
+ * @property {{usual: string[], expected_quiet_s: number | null, hours_known: number}} habits
+ * @property {{idle_s: number, long_idle_s: number}} limits
+ * @property {{node: string, state: string, open: boolean, reason: string, foreign_cpu: number | null, foreign_memory: number | null}[]} nodes
+ */
+
+/**
+ * @typedef {object} BackgroundStatus
+ * @property {Record<string, number>} jobs
+ * @property {string | null} waiting_for
+ * @property {Gate} gate
+ * @property {boolean} paused
+ * @property {{calls: number, total_tokens: number, max_calls: number | null, max_tokens: number | null}} today
+ */
+
+/**
+ * Columns of one part of a machine: CPU in percent of the whole machine.
+ * @typedef {object} UsagePart
+ * @property {number[]} at
+ * @property {(number | null)[]} cpu_percent
+ * @property {(number | null)[]} cpu_max
+ * @property {(number | null)[]} memory_bytes
+ */
+
+/** @typedef {{hours: number, step_s: number, nodes: {node: string, parts: Record<string, UsagePart>}[]}} Usage */
+
+/**
+ * A conversation that was kept. What stands from `markdown` on is told of one archive only.
+ * @typedef {object} Archive
+ * @property {string} id
+ * @property {"stored" | "queued" | "running" | "structured" | "failed"} status
+ * @property {string} title
+ * @property {string} quick_summary
+ * @property {number} messages_count
+ * @property {number} chunks_total
+ * @property {number} watermark
+ * @property {number} items_count
+ * @property {boolean} practice
+ * @property {string | null} superseded_by
+ * @property {Problem | null} error
+ * @property {string} created_at
+ * @property {string} [markdown]
+ * @property {string[]} [session_ids]
+ * @property {{total_tokens: number}} [token_usage]
+ * @property {{id: string, title: string, score: number, shared_terms: string[]}[]} [related]
+ */
+
 export {};

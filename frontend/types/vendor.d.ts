@@ -60,3 +60,12 @@ declare module "@highlightjs/cdn-assets" {
   };
   export default hljs;
 }
+
+declare module "uplot" {
+  export default class UPlot {
+    constructor(options: object, data: unknown[], element: HTMLElement);
+    setData(data: unknown[]): void;
+    setSize(size: { width: number; height: number }): void;
+    destroy(): void;
+  }
+}

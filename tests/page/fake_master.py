@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 import frontend
+from tests.page.fake_background import FakeBackground
 from tests.page.fake_council import FakeSession
 from tests.page.script import Script
 
@@ -78,6 +79,7 @@ class FakeMaster:
         self.models: list[dict[str, Any]] = MODELS
         self.refusal: Response | None = None
         self.background: dict[str, Any] | None = None
+        self.work = FakeBackground()
         self.key: str | None = None
         self.sessions: dict[str, FakeSession] = {}
         self.requests: list[tuple[str, str]] = []
@@ -234,6 +236,7 @@ class FakeMaster:
                 Route("/api/cluster/workers", self.cluster),
                 Route("/health", self.cluster),
                 Route("/api/background/engine", self.cluster),
+                *self.work.routes(),
                 Route("/api/login", self.login, methods=["POST"]),
                 Route("/api/conversations/{id}", self.conversation),
                 WebSocketRoute(f"{session}/events", self.watch),

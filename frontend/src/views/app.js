@@ -6,7 +6,9 @@ import { backgroundEngine } from "../cluster-store.js";
 import { html } from "../html.js";
 import { spoken, toasts } from "../notices.js";
 import { route } from "../router.js";
+import { ArchiveView, ArchivesView } from "./archives.js";
 import { AskView } from "./ask.js";
+import { BackgroundView } from "./background.js";
 import { ClusterView } from "./cluster.js";
 import { Icon } from "./icons.js";
 import { KeyForm } from "./key-form.js";
@@ -53,7 +55,10 @@ export function App() {
           ${backgroundEngine.value?.warning && html`<${BackgroundNotice} engine=${backgroundEngine.value} />`}
           ${keyWanted.value ? html`<${KeyForm} />`
             : here.name === "session" ? html`<${OpenSession} key=${here.id} id=${here.id} />`
-            : here.name === "cluster" ? html`<${ClusterView} />` : html`<${AskView} />`}
+            : here.name === "cluster" ? html`<${ClusterView} />`
+            : here.name === "background" ? html`<${BackgroundView} />`
+            : here.name === "archives" ? html`<${ArchivesView} />`
+            : here.name === "archive" ? html`<${ArchiveView} key=${here.id} id=${here.id} />` : html`<${AskView} />`}
         </main>
       </div>
     </div>

@@ -6,6 +6,7 @@ import { html } from "../html.js";
 import { sessionLink } from "../router.js";
 import { draft, fitSeats } from "../seats.js";
 import { Icon } from "./icons.js";
+import { ArchiveButton } from "./parts.js";
 import { QuestionForm } from "./question-form.js";
 
 /** @typedef {import("../wire.js").CouncilSession} CouncilSession */
@@ -21,7 +22,8 @@ export function EarlierTurns({ session }) {
   const earlier = turns.filter((turn) => turn.id !== session.id && (turn.created_at ?? "") < (session.created_at ?? ""));
   if (!earlier.length) return null;
   return html`<nav class="turns" aria-label="Earlier in this conversation">
-    <h2 class="small-title">Earlier in this conversation</h2>
+    <div class="card-head"><h2 class="small-title">Earlier in this conversation</h2>
+      <${ArchiveButton} what=${{ conversation_id: session.conversation_id }} label="Archive the conversation" /></div>
     <ol>${earlier.map((turn) => html`<li key=${turn.id}><a href=${sessionLink(turn.id)}><${Icon} name="chevron" />${turn.question}</a></li>`)}</ol>
   </nav>`;
 }

@@ -1,6 +1,7 @@
 // Small parts that several views share.
 import { signal } from "@preact/signals";
 import { useEffect, useState } from "preact/hooks";
+import { archive, archiving } from "../archiving.js";
 import { count, duration } from "../format.js";
 import { html } from "../html.js";
 import { clockOffset } from "../session-store.js";
@@ -39,6 +40,11 @@ async function toClipboard(text) {
   area.remove();
   return done;
 }
+
+/** @param {{what: {session_id: string} | {conversation_id: string}, label?: string}} props */
+export const ArchiveButton = ({ what, label = "Archive" }) => html`
+  <button type="button" class="quiet" disabled=${archiving.value.has(Object.values(what)[0])} onClick=${() => archive(what)}>
+    <${Icon} name="archive" />${archiving.value.has(Object.values(what)[0]) ? "Archiving…" : label}</button>`;
 
 /** @param {{kind?: "info" | "good" | "warning" | "bad", title?: any, children?: any, role?: string}} props */
 export const Banner = ({ kind = "info", title, children, role = "note" }) => html`

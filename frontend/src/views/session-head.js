@@ -5,7 +5,7 @@ import { count, duration, plural, when } from "../format.js";
 import { html } from "../html.js";
 import { STAGES, isEnded } from "../session-state.js";
 import { Icon } from "./icons.js";
-import { Elapsed } from "./parts.js";
+import { ArchiveButton, Elapsed } from "./parts.js";
 
 const LONG_QUESTION = 280;
 const STAGE_NAMES = { opinions: "Opinions", review: "Review", synthesis: "Synthesis" };
@@ -63,7 +63,8 @@ export function SessionHead({ view, stopping, onStop, onDelete }) {
       <${Meta} view=${view} />
       <div class="actions">
         ${isEnded(session)
-          ? html`<a class="button quiet" href=${`${path}/export?format=md`} download><${Icon} name="download" />Markdown</a>
+          ? html`<${ArchiveButton} what=${{ session_id: session.id }} />
+              <a class="button quiet" href=${`${path}/export?format=md`} download><${Icon} name="download" />Markdown</a>
               <a class="button quiet" href=${`${path}/export?format=json`} download><${Icon} name="download" />JSON</a>`
           : html`<button type="button" class="stop" disabled=${stopping} onClick=${onStop}><${Icon} name="stop" />${stopping ? "Stopping…" : "Stop"}</button>`}
         <button type="button" class="quiet" onClick=${onDelete}><${Icon} name="bin" />Delete</button>

@@ -53,6 +53,11 @@ function Entries() {
     ${nextCursor.value && html`<button type="button" class="quiet more" onClick=${loadMore}>Show more</button>`}`;
 }
 
+/** @param {{name: string, icon: string, children?: any}} props */
+const Place = ({ name, icon, children }) => html`
+  <li><a class="quiet button" href=${`#/${name}`} aria-current=${route.value.name === name ? "page" : undefined}>
+    <${Icon} name=${icon} />${children}</a></li>`;
+
 /** @param {{open: boolean, onClose: () => void}} props */
 export function Sidebar({ open, onClose }) {
   const panel = useRef(/** @type {HTMLElement | null} */ (null));
@@ -79,8 +84,11 @@ export function Sidebar({ open, onClose }) {
       </div>
       <div class="scroller"><${Entries} /></div>
       <div class="sidebar-foot">
-        <a class="quiet button" href="#/cluster" aria-current=${route.value.name === "cluster" ? "page" : undefined}>
-          <${Icon} name="cluster" />Cluster <i class=${`dot ${state}`}></i><span class="offscreen">${state}</span></a>
+        <ul class="places">
+          <${Place} name="archives" icon="archive">Archives<//>
+          <${Place} name="background" icon="clock">Background work<//>
+          <${Place} name="cluster" icon="cluster">Cluster <i class=${`dot ${state}`}></i><span class="offscreen">${state}</span><//>
+        </ul>
         <${ThemeButton} />
       </div>
     </nav>`;
