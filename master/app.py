@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
@@ -116,7 +117,7 @@ async def _services(settings: MasterSettings) -> AsyncIterator[Services]:
         store = await Store.open(settings.sqlalchemy_url, data_dir=settings.data_dir)
         stack.push_async_callback(store.close)
         presence = await _presence(settings, store, stack)
-        authority = await _authority(settings)
+        authority = await _authority(settings, store)
         registry = Registry(
             heartbeat_s=settings.heartbeat_s,
             connect_timeout_s=settings.connect_timeout_s,
@@ -204,13 +205,17 @@ async def _services(settings: MasterSettings) -> AsyncIterator[Services]:
                 await asyncio.gather(renewing, return_exceptions=True)
 
 
-async def _authority(settings: MasterSettings) -> ClusterAuthority | None:
+async def _authority(settings: MasterSettings, store: Store) -> ClusterAuthority | None:
     """The cluster's authority where other machines are served over TLS."""
     if not settings.serves_tls:
         return None
     # Late and in a thread: it imports the cryptography that a master on loopback never needs.
     from master.authority import ClusterAuthority
 
+    if settings.on_server and settings.key is not None:
+        from master.shared_authority import share
+
+        await share(settings.data_dir, store.secrets, settings.key)
     return await asyncio.to_thread(
         ClusterAuthority.open, settings.data_dir, host=settings.host, own=settings.own_certificate
     )
@@ -227,6 +232,7 @@ async def _presence(settings: MasterSettings, store: Store, stack: AsyncExitStac
         name=settings.name,
         version=__version__,
         data_dir=settings.data_dir,
+        cluster_key=await store.secrets.keep_first("peer key", secrets.token_urlsafe(32)),
     )
     await stack.enter_async_context(presence.running())
     store.sessions.owner = presence.id

@@ -281,6 +281,20 @@ class OwnServer:
             raise RuntimeError(f"{program}: {done.stderr.decode(errors='replace')[-2000:]}")
 
 
+@contextmanager
+def own_server() -> Iterator[OwnServer]:
+    """A server for one test, not started yet; ended and forgotten in the end."""
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder, "server")
+        home.mkdir()
+        os.chmod(folder, 0o711)
+        server = OwnServer(home)
+        try:
+            yield server
+        finally:
+            server.stop()
+
+
 def _not_root(folder: Path) -> dict[str, Any]:
     """PostgreSQL refuses to run as root: the user that such a process runs as, who is given the folder."""
     if sys.platform == "win32" or os.geteuid() != 0:

@@ -31,9 +31,9 @@ NAME = "council-backup-"
 _HOLD_S = 10.0
 _DUMP_TIMEOUT_S = 3600.0
 # Fetched again, of this process alone, or part of a database file that is copied by itself.
-_LEFT_OUT_FOLDERS = ("models",)
+_LEFT_OUT_FOLDERS = ("models", "executors")
 _LEFT_OUT_ENDS = (".lock", ".log", ".part", "-wal", "-shm", "-journal")
-_LEFT_OUT_FILES = ("master.json",)
+_LEFT_OUT_FILES = ("master.json", "master.id")
 
 
 def backup(address: URL, data_dir: Path, target: Path | None = None) -> tuple[Path, Manifest]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import secrets
 import time
 import uuid
 from collections.abc import AsyncIterator, Mapping
@@ -65,12 +64,15 @@ class Presence:
     server sees it.
     """
 
-    def __init__(self, address: URL, *, name: str, version: str, data_dir: Path) -> None:
+    def __init__(
+        self, address: URL, *, name: str, version: str, data_dir: Path, cluster_key: str = ""
+    ) -> None:
+        """`cluster_key`: what the masters show each other."""
         self.id = uuid.uuid4().hex
         self.name = name
+        self.cluster_key = cluster_key
         self.peers: Mapping[str, Peer] = {}
         self.is_leader = False
-        self.cluster_key = ""
         self._version = version
         self.url = ""
         self._conninfo = address.set(drivername="postgresql").render_as_string(hide_password=False)
@@ -119,8 +121,6 @@ class Presence:
         try:
             for name in sorted(self._names):
                 await connection.execute("SELECT pg_try_advisory_lock(%s)", [lock_key(name)])
-            if not self.cluster_key:
-                self.cluster_key = await _secret(connection, "cluster key", secrets.token_urlsafe(32))
             if not self.address:
                 row = await (await connection.execute("SELECT host(inet_client_addr())")).fetchone()
                 self.address = str(row[0]) if row and row[0] else "127.0.0.1"
@@ -231,18 +231,6 @@ class Presence:
         self._names.discard(name)
         with contextlib.suppress(OperationalError):
             await self._execute("SELECT pg_advisory_unlock(%s)", [lock_key(name)])
-
-
-async def _secret(connection: AsyncConnection[Any], name: str, fresh: str) -> str:
-    """A secret that all masters share; the first one makes it."""
-    await connection.execute(
-        "INSERT INTO cluster_secrets (name, value) VALUES (%s, %s) ON CONFLICT DO NOTHING", [name, fresh]
-    )
-    found = await (
-        await connection.execute("SELECT value FROM cluster_secrets WHERE name = %s", [name])
-    ).fetchone()
-    assert found is not None, "it was put there just now"
-    return str(found[0])
 
 
 def _exchange_life(file: Path, fresh: str) -> str | None:

@@ -15,6 +15,7 @@ from common.errors import SettingsError
 from master.state import migrate
 from master.state.access import AccessRepository
 from master.state.archives import ArchiveRepository
+from master.state.cluster_secrets import SecretRepository
 from master.state.data_lock import DataLock
 from master.state.database import (
     Transactions,
@@ -47,6 +48,7 @@ class Store:
         self.nodes = NodeRepository(self._transactions)
         self.access = AccessRepository(self._transactions)
         self.speeds = SpeedRepository(self._transactions)
+        self.secrets = SecretRepository(self._transactions)
         self.usage = UsageRepository(self._transactions)
         self.activity = ActivityRepository(self._transactions)
         self.archives = ArchiveRepository(self._transactions)

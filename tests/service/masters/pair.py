@@ -105,6 +105,23 @@ class Pair:
         async with self.client(self.masters[name]) as client:
             return await client.request(method, f"/api/council/sessions{path}", **more)
 
+    async def submit(self, name: str, type_name: str, given: Mapping[str, Any]) -> str:
+        """Submit a job to a master; its id."""
+        async with self.client(self.masters[name]) as client:
+            body = {"type": type_name, "input": dict(given)}
+            response = await client.post("/api/background/jobs", json=body)
+        assert response.status_code == 201, response.text
+        found: str = response.json()["id"]
+        return found
+
+    async def job_ended(self, name: str, job_id: str, within_s: float = 20.0) -> dict[str, Any]:
+        async with asyncio.timeout(within_s), self.client(self.masters[name]) as client:
+            while True:
+                job: dict[str, Any] = (await client.get(f"/api/background/task/{job_id}")).json()
+                if job["state"] in ("done", "dead", "cancelled"):
+                    return job
+                await asyncio.sleep(0.1)
+
     async def socket(self, name: str, session_id: str, after: int = 0) -> AsyncIterator[dict[str, Any]]:
         """Every event over one WebSocket, which has to close with 1000."""
         address = self.masters[name].url.replace("http", "ws", 1)

@@ -4,19 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
 
 from tests import processes
-from tests.postgres import PostgresServer
-from tests.service.master.accounts import calls_of
+from tests.conftest import require_postgres
+from tests.postgres import PostgresServer, own_server
+from tests.service.master.accounts import calls_of, rows
 from tests.service.master.rig import SEATS, assert_full
 from tests.service.masters.pair import Pair, pair
 from tests.standin import Fault
 
+SLOTS = 3
+# The gate is open: jobs run whatever this machine does.
+OPEN = {
+    "BG_IDLE_THRESHOLD": "0",
+    "BG_LONG_IDLE_THRESHOLD": "0",
+    "BG_MAX_CPU": "1",
+    "BG_MAX_MEMORY": "1",
+    "COUNCIL_JOB_TYPES": "tests.service.masters.job_types:TYPES",
+}
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
@@ -25,7 +37,7 @@ async def shared(
     tmp_path_factory: pytest.TempPathFactory, postgres_server: PostgresServer
 ) -> AsyncIterator[Pair]:
     with postgres_server.database() as url:
-        async with pair(tmp_path_factory.mktemp("masters"), url) as found:
+        async with pair(tmp_path_factory.mktemp("masters"), url, slots=SLOTS, env=OPEN) as found:
             yield found
 
 
@@ -145,3 +157,63 @@ async def test_a_node_that_one_master_is_told_of_is_used_drained_and_forgotten_b
         assert (await b.post("/api/cluster/workers/pc2/resume")).status_code == 200
         assert (await b.delete("/api/cluster/workers/pc3")).status_code == 204
         await two.known_nodes("a", {"pc2"})
+
+
+async def test_a_job_of_a_dead_master_goes_on_at_the_other_behind_its_last_finished_step(
+    two: Pair, tmp_path: Path
+) -> None:
+    await two.stop("b")
+    job = await two.submit("a", "halting", {"folder": str(tmp_path)})
+    await two.rows_say((tmp_path / "first.1").exists)
+    await two.start("b")
+    await two.kill("a")
+    gone_at = time.monotonic()
+    owners = rows(two.database, "SELECT owner FROM jobs")
+    await two.rows_say(lambda: rows(two.database, "SELECT owner FROM jobs") != owners)
+    assert time.monotonic() - gone_at < 5.0
+    (tmp_path / "go").touch()
+    ended = await two.job_ended("b", job)
+    assert (ended["state"], ended["result"]) == ("done", {"first": 1, "last": 1})
+
+
+async def test_both_masters_together_never_run_more_at_the_engine_than_its_slots(two: Pair) -> None:
+    asked = [await two.ask(name) for _ in range(4) for name in ("a", "b")]
+    for number, session_id in enumerate(asked):
+        assert_full(await two.ended("ab"[number % 2], session_id))
+    # From its arrival on: nobody waits in the engine either.
+    at_engine = Counter[str]()
+    most = Counter[str]()
+    for _, change, name in sorted(
+        (at, change, one.model)
+        for one in two.standin.log
+        if one.kind == "chat" and one.finished_ms is not None
+        for at, change in ((one.received_ms, 1), (one.finished_ms, -1))
+    ):
+        at_engine[name] += change
+        most[name] = max(most[name], at_engine[name])
+    assert max(most.values()) == SLOTS
+
+
+@pytest.mark.parametrize(
+    "at_once",
+    [pytest.param(False, marks=pytest.mark.long, id="in order"), pytest.param(True, id="by a crash")],
+)
+async def test_a_server_that_restarts_costs_no_session_and_makes_nobody_dead(
+    tmp_path_factory: pytest.TempPathFactory, at_once: bool
+) -> None:
+    require_postgres()
+    with own_server() as server:
+        url = server.start().url("postgres")
+        quick = {"COUNCIL_STALL_TIMEOUT_S": "3"}
+        async with pair(tmp_path_factory.mktemp("restart"), url, env=quick) as two:
+            two.standin.add_faults(Fault("stall", model="m3", after_tokens=3, has_format=False))
+            session_id = await two.ask("a")
+            owner = two.owner(session_id)
+            await two.rows_say(lambda: calls_of(two.attempts(session_id), "done").total() == 2)
+            await asyncio.to_thread(server.stop, at_once=at_once)
+            await asyncio.sleep(1.0)
+            await asyncio.to_thread(server.start)
+            two.standin.reset()
+            ended = await two.ended("a", session_id, within_s=60)
+            assert two.owner(session_id) == owner
+            assert ended["state"] == "completed"

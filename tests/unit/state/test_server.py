@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,6 +13,7 @@ import pytest
 from common.errors import StorageBusyError
 from master.state import database
 from master.state.store import Store
+from tests import postgres
 from tests.conftest import require_postgres
 from tests.postgres import OwnServer
 from tests.unit.state.builders import done, plan, running
@@ -23,14 +22,9 @@ from tests.unit.state.builders import done, plan, running
 @pytest.fixture(scope="module")
 def own_server() -> Iterator[OwnServer]:
     require_postgres()
-    with tempfile.TemporaryDirectory() as folder:
-        home = Path(folder, "server")
-        home.mkdir()
-        os.chmod(folder, 0o711)
-        server = OwnServer(home)
+    with postgres.own_server() as server:
         server.start()
         yield server
-        server.stop()
 
 
 @asynccontextmanager
