@@ -27,7 +27,7 @@ async def run(scale: Scale) -> list[Figure]:
     rate: dict[str, list[float]] = defaultdict(list)
     async with rig([MODEL], peer=True) as found:
         for route in found.routes:
-            await _parallel(found, route, _WARM_UP)
+            await _parallel(found, route, max(round(_WARM_UP * route.effort), IN_FLIGHT))
         for number in range(scale.rounds):
             for route in found.routes[number % 2 :] + found.routes[: number % 2]:
                 used, calls = route.cpu_s(), round(scale.calls * route.effort)

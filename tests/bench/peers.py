@@ -68,6 +68,19 @@ def missing() -> dict[str, str]:
     return found
 
 
+def versions() -> dict[str, str]:
+    """Of those that are installed."""
+    found: dict[str, str] = {}
+    if shutil.which("haproxy"):
+        said = subprocess.run(
+            ["haproxy", "-v"], check=False, capture_output=True, text=True, timeout=10
+        ).stdout
+        found["HAProxy"] = next((word for word in said.split() if word[:1].isdigit()), "")
+    for folder in _VENV.glob("**/site-packages/litellm-*.dist-info"):
+        found["LiteLLM"] = folder.name.removeprefix("litellm-").removesuffix(".dist-info")
+    return found
+
+
 def install_haproxy() -> None:
     """Where that is possible without asking anybody: as root on a machine that has apt-get."""
     apt_get = shutil.which("apt-get")

@@ -36,7 +36,7 @@ class Route:
     @property
     def effort(self) -> float:
         """The part of the calls that is enough for it: LiteLLM would take most of the bench's time."""
-        return 0.1 if self.name == "LiteLLM" else 1.0
+        return 0.06 if self.name == "LiteLLM" else 1.0
 
     def body(self, model: str, text: str, *, stream: bool) -> dict[str, Any]:
         """The same call in the words of this end. The load-time option is what the node sends, or the engine
