@@ -115,7 +115,7 @@ def _jobs_part(
     left_ms = [
         max(leaves)
         for sent in beside.sent_ms
-        if (leaves := [one["cancelled_ms"] - sent for one in jobs if _was_cut_at(one, sent)])
+        if (leaves := [one["cancelled_ms"] - sent for one in jobs if _was_cut_at(one, sent, ended_ms)])
     ]
     if left_ms:
         row = f"{what}: from a chat's request to the jobs' end in the engine, p95"
@@ -133,10 +133,12 @@ def _is_job(record: dict[str, Any]) -> bool:
     return any(message["content"] == _JOB for message in record["messages"])
 
 
-def _was_cut_at(job: dict[str, Any], sent_ms: float) -> bool:
-    """Whether the job ran when the chat was sent, and was cancelled for it."""
+def _was_cut_at(job: dict[str, Any], sent_ms: float, ended_ms: float) -> bool:
+    """Whether the job ran when the chat was sent, and was cancelled for it: at the end all are."""
     started, cancelled = job["started_ms"], job["cancelled_ms"]
-    return started is not None and cancelled is not None and started < sent_ms < cancelled < sent_ms + 2000
+    if started is None or cancelled is None:
+        return False
+    return bool(started < sent_ms < cancelled < min(sent_ms + 2000, ended_ms))
 
 
 # -- chats ------------------------------------------------------------------------------------------------
