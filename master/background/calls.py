@@ -27,6 +27,7 @@ from master.metrics import BACKGROUND_CALLS, BACKGROUND_ENGINE
 
 EngineState = Literal["connected", "down", "none"]
 _FIRST_ANSWERS_S = 10.0
+_RETRY_AFTER_S = 30.0
 _MAX_TRIES = 5  # a prompt that kills its engine is not tried for ever
 # What a call on an engine that died may end with: worth looking at the engine again.
 _MAY_BE_THE_ENGINE = (errors.RetryableError, errors.ModelUnavailableError, errors.ModelNotFoundError)
@@ -64,6 +65,7 @@ class BackgroundCalls:
         self._last = Route("main")
         self._since = time.time()
         self._news = asyncio.Event()
+        self._held = 0  # calls that wait for the engine to come back
         self._answered: dict[EngineName, int] = {"main": 0, "background": 0}
         self._registry.listeners.append(self._look)
 
@@ -132,6 +134,13 @@ class BackgroundCalls:
         return self._target(model, self._look()) != tried
 
     async def _wait_for(self, news: asyncio.Event, give_up: float | None, route: Route) -> None:
+        room = max(self._dispatcher.lanes.max_waiting // 2, 1)  # as much as background has of the queue
+        if self._held >= room:
+            raise errors.QueueFullError(
+                f"{self._held} background calls wait for their engine already; try again later",
+                retry_after_s=_RETRY_AFTER_S,
+            )
+        self._held += 1
         try:
             async with asyncio.timeout(None if give_up is None else max(give_up - time.monotonic(), 0.0)):
                 await news.wait()
@@ -139,6 +148,8 @@ class BackgroundCalls:
             raise errors.QueueTimeoutError(
                 f"{route.warning or 'the background engine is down'}; it was not back in time"
             ) from None
+        finally:
+            self._held -= 1
 
     # -- where calls go -------------------------------------------------------------------------------------
 
@@ -246,6 +257,7 @@ class BackgroundCalls:
                 "wanted": self._wanted or DEFAULT_BACKGROUND_MODEL,
                 "note": chosen.note if chosen else None,
             },
+            "waiting": self._held,
             "answered": dict(self._answered),
             "engines": [self._of(node) for node in self._with_engine()],
         }

@@ -22,6 +22,9 @@ def trouble(node: Node, now: float, wall: float) -> str | None:
         return f"unreachable: no answer for {_duration(wall - node.last_seen)}"
     if not node.breaker.allows(now) or not node.breaker.is_closed:
         return f"calls failed there {node.breaker.failures} times in a row; one is tried again soon"
+    if not node.background_breaker.is_closed:
+        failed = node.background_breaker.failures
+        return f"calls failed on its background engine {failed} times in a row; one is tried again soon"
     if node.state == "healthy":
         return None
     checks = node.health.checks if node.health else {}

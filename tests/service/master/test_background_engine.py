@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -118,15 +118,25 @@ async def calling(
         await registry.close()
 
 
-async def goes_to(calls: BackgroundCalls, target: str) -> None:
-    """Wait until calls go there; asked after each heartbeat."""
+@asynccontextmanager
+async def beats(calls: BackgroundCalls) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+    """What waits for the next heartbeat."""
     beat = asyncio.Event()
     calls._registry.listeners.append(beat.set)
-    async with asyncio.timeout(15):
-        while calls.status()["target"] != target:
-            beat.clear()
-            await beat.wait()
+
+    async def wait() -> None:
+        beat.clear()
+        await beat.wait()
+
+    yield wait
     calls._registry.listeners.remove(beat.set)
+
+
+async def goes_to(calls: BackgroundCalls, target: str) -> None:
+    """Wait until calls go there."""
+    async with beats(calls) as beat, asyncio.timeout(15):
+        while calls.status()["target"] != target:
+            await beat()
 
 
 def ask(model_name: str | None = None) -> BackgroundCall:
@@ -282,6 +292,18 @@ async def test_under_the_policy_wait_a_call_waits_until_the_engine_is_back(two: 
         assert late.value.code == "queue_timeout"
         await two.heal()
         assert (await within(15, job)).engine == "background"
+        # Those that wait are bounded, as all who wait are.
+        await two.kill_background()
+        await goes_to(calls, "wait")
+        calls._dispatcher.lanes.max_waiting = 2
+        held = group.create_task(calls.generate(ask()))
+        async with beats(calls) as beat, asyncio.timeout(5):
+            while calls.status()["waiting"] == 0:
+                await beat()
+        with pytest.raises(CouncilError) as full:
+            await calls.generate(ask())
+        assert (full.value.code, full.value.status) == ("queue_full", 503)
+        held.cancel()
     assert two.main.calls(kind="chat") == []
 
 
@@ -293,6 +315,24 @@ async def test_under_the_policy_fail_a_call_fails_and_says_why(two: TwoEngines) 
         assert failed.value.code == "engine_unavailable"
         assert "policy `fail`" in failed.value.detail
     assert two.main.calls(kind="chat") == []
+
+
+async def test_the_background_engine_serves_while_the_main_one_is_down(two: TwoEngines) -> None:
+    async with calling(two.node) as calls:
+        node = calls._registry.get("pc2")
+        await two.main.stop_accepting()
+        two.main.drop_all_connections()
+        try:
+            async with beats(calls) as beat, asyncio.timeout(10):
+                while node.answers:
+                    await beat()
+            assert node.state == "unhealthy"
+            assert (await calls.generate(ask())).engine == "background"
+        finally:
+            await two.main.resume_accepting()
+        async with beats(calls) as beat, asyncio.timeout(10):
+            while not node.answers:
+                await beat()
 
 
 async def test_a_full_background_engine_takes_no_slot_from_people_and_is_not_pre_empted(
