@@ -17,6 +17,7 @@ from master.knowledge.export import as_json, as_markdown
 from master.knowledge.importing.service import Importer
 from master.knowledge.messages import Said, said
 from master.services import Master
+from master.state.archive_records import Archive
 
 MOST_MESSAGES = 10_000
 router = APIRouter(tags=["archives"])
@@ -77,10 +78,14 @@ async def archive_in_background(
     if shown.status == "structured":
         response.status_code = 200
     response.headers["Location"] = f"/api/structured_archive/{shown.id}"
+    return {**_kept(archive), "created": created}
+
+
+def _kept(archive: Archive) -> dict[str, Any]:
+    shown = archive.summary
     return {
         "archive_id": shown.id,
         "status": shown.status,
-        "created": created,
         "title": shown.title,
         "quick_summary": shown.quick_summary,
         "quick_summary_by": shown.quick_summary_by,
@@ -107,6 +112,7 @@ async def list_archives(
     status: StatusName | None = None,
     source: SourceName | None = None,
     conversation_id: UUID | None = None,
+    practice: bool | None = None,
     superseded: bool = False,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
     cursor: Annotated[str | None, Query(max_length=200)] = None,
@@ -117,6 +123,7 @@ async def list_archives(
         status=status,
         source=source,
         conversation_id=str(conversation_id) if conversation_id else None,
+        practice=practice,
         superseded=superseded,
         limit=limit,
         cursor=cursor,
@@ -142,6 +149,15 @@ async def show_archive(archive_id: UUID, master: Master, messages: bool = False)
     ]
     shown = as_json(archive, with_messages=messages)
     return {**shown, "markdown": as_markdown(archive, with_messages=False), "related": related}
+
+
+@router.post("/api/structured_archive/{archive_id}/retry", status_code=202)
+async def retry_archive(archive_id: UUID, master: Master) -> dict[str, Any]:
+    """Structure it (anew): one that failed goes on where it broke off; one that is structured is made from
+    its first message on, by the background model of now, and shows what it has until then. 409 while its
+    job is still to come.
+    """
+    return _kept(await master.archives.retry(str(archive_id)))
 
 
 @router.delete("/api/structured_archive/{archive_id}", status_code=204)

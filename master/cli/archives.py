@@ -140,7 +140,7 @@ def show(
 ) -> None:
     """Show one archive: summary, facts, decisions, people, dates, open questions, related archives."""
     from master.cli.locate import call_master
-    from master.cli.terminal import console, print_json
+    from master.cli.terminal import console, print_json, tell
 
     found = call_master(url, key, lambda master: master.get(_path(archive_id), messages=messages or None))
     if as_json:
@@ -154,6 +154,10 @@ def show(
     out = console()
     text = printable(found["markdown"])
     out.print(Markdown(text.split("\n---\n", 1)[-1]) if out.is_terminal else Text(text))
+    if found["status"] == "failed":
+        tell(f"try: council archive retry {archive_id}")
+    elif found["status"] == "structured" and found["practice"] and not found["items_count"]:
+        tell(f"with another model: council archive retry {archive_id}")
     for one in found.get("messages") or ():
         out.print(Text(f"\n{one['role']}", style="bold"))
         out.print(Text(printable(one["content"])))
@@ -162,6 +166,45 @@ def show(
     for one in found["related"]:
         terms = ", ".join(one["shared_terms"])
         out.print(Text(printable(f"  {one['id']}  {one_line(one['title'], 60)}  ({terms})")))
+
+
+def retry(
+    archive_ids: Annotated[list[str] | None, typer.Argument(help="Ids of archives.")] = None,
+    failed: Annotated[bool, typer.Option("--failed", help="All that failed.")] = False,
+    practice: Annotated[
+        bool, typer.Option("--practice", help="All that practice models took part in.")
+    ] = False,
+    url: UrlOption = None,
+    key: KeyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Structure archives (anew), with the background model of now. What they hold stays until then."""
+    from master.cli.failure import UsageFailedError
+    from master.cli.locate import call_master
+    from master.cli.terminal import print_json, tell
+
+    if not archive_ids and not failed and not practice:
+        raise UsageFailedError("name archives, or --failed, or --practice")
+    wanted = dict.fromkeys(archive_ids or ())
+    queued: list[dict[str, Any]] = []
+
+    async def ask(master: MasterClient) -> None:
+        filters = [{"status": "failed"}] * failed + [{"status": "structured", "practice": True}] * practice
+        for params in filters:
+            cursor = None
+            while True:
+                page = await master.get(LIST, **params, superseded=True, limit=200, cursor=cursor)
+                wanted.update(dict.fromkeys(one["id"] for one in page["archives"]))
+                if (cursor := page["next_cursor"]) is None:
+                    break
+        for one in wanted:
+            queued.append(await master.post(f"{_path(one)}/retry"))
+
+    call_master(url, key, ask)
+    if as_json:
+        print_json({"archives": queued})
+    else:
+        tell(f"{len(queued)} {'archive' if len(queued) == 1 else 'archives'} queued")
 
 
 def export(

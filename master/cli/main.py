@@ -43,7 +43,7 @@ GROUPS = {
         "Conversations that are kept, and what was made of them.",
         {
             name: f"archives:{name}"
-            for name in ("add", "list", "show", "search", "stats", "export", "import", "delete")
+            for name in ("add", "list", "show", "search", "stats", "retry", "export", "import", "delete")
         },
     ),
     "jobs": (

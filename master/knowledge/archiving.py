@@ -21,8 +21,8 @@ from master.council.budget import count_bytes, estimate_tokens
 from master.council.service import CouncilService
 from master.council.view import CouncilSession
 from master.knowledge import prompts, quick, session_text
-from master.knowledge.messages import Conversation, Said
-from master.knowledge.preparing import Slot, prepare
+from master.knowledge.messages import Conversation, Said, load
+from master.knowledge.preparing import Slot, plan_for, prepare
 from master.state.archive_records import Archive, NewArchive, Status
 from master.state.store import Store
 
@@ -131,8 +131,33 @@ class ArchiveService:
             await self.try_again(archive_id)
         return archive_id, created
 
+    async def retry(self, archive_id: str) -> Archive:
+        """Structure an archive (anew): one that failed goes on where it broke off.
+
+        Raises `NotFoundError`, and `ConflictError` while its job is still to come.
+        """
+        stands = await self._store.archives.summary(archive_id)
+        if stands.status in (Status.QUEUED, Status.RUNNING):
+            raise ConflictError(f"archive {archive_id} is {stands.status} already, in job {stands.job_id}")
+        if stands.status == Status.STRUCTURED:
+            await self._make_anew(await self._store.archives.get(archive_id))
+        else:
+            await self.try_again(archive_id)
+        return await self._store.archives.get(archive_id)
+
+    async def _make_anew(self, archive: Archive) -> None:
+        archive_id = archive.summary.id
+        plan = await asyncio.to_thread(lambda: plan_for(load(archive.messages), self.slot()))
+        await self._store.archives.reopen(
+            archive_id, plan, len(plan["chunks"]), lambda db: self._add_job(db, archive_id, fresh=True)
+        )
+        self._jobs.wake()
+
     async def try_again(self, archive_id: str) -> None:
-        """Give an archive its job where it has none, or another run of the one that failed."""
+        """Give an archive its job where it has none, or another run of the one that failed.
+
+        One that only practice models have read is read anew when others are there.
+        """
         stands = await self._store.archives.summary(archive_id)
         if stands.status == Status.FAILED and stands.job_id is not None:
             with contextlib.suppress(ConflictError, NotFoundError):
@@ -140,6 +165,12 @@ class ArchiveService:
         elif stands.status == Status.STORED:
             await self._store.archives.requeue(archive_id, lambda db: self._add_job(db, archive_id))
             self._jobs.wake()
+        elif stands.practice and not stands.items_count and stands.status == Status.STRUCTURED:
+            archive = await self._store.archives.get(archive_id)
+            told_by_practice = any(note.get("practice") for note in archive.notes)
+            if not told_by_practice and not self.slot().practice:
+                with contextlib.suppress(ConflictError):
+                    await self._make_anew(archive)
 
     async def queue_stored(self) -> int:
         """Queue a job for every archive that is only stored; returns how many."""
@@ -148,8 +179,8 @@ class ArchiveService:
             await self.try_again(archive_id)
         return len(waiting)
 
-    async def _add_job(self, db: Any, archive_id: str) -> str:
-        given = SummariseInput(archive_id=archive_id)
+    async def _add_job(self, db: Any, archive_id: str, *, fresh: bool = False) -> str:
+        given = SummariseInput(archive_id=archive_id, fresh=fresh)
         job = self._jobs.catalogue.new(SUMMARISE.name, given, key=f"{SUMMARISE.name}/{archive_id}")
         return (await self._store.jobs.add(db, job)).id
 
@@ -165,8 +196,9 @@ class ArchiveService:
         chosen = chosen or able
         if not chosen:
             return Slot()
-        measure = count_bytes if any(one.practice for one in chosen) else estimate_tokens
-        return Slot(min(one.context_length for one in chosen), measure)
+        practice = any(one.practice for one in chosen)
+        measure = count_bytes if practice else estimate_tokens
+        return Slot(min(one.context_length for one in chosen), measure, practice)
 
     def _quick_model(self) -> tuple[str, int] | None:
         """The model that answers soonest, with its context: the background model, else a small loaded one."""

@@ -9,7 +9,7 @@ from typing import Any
 from master.knowledge.markdown import Head, markdown
 from master.knowledge.messages import load
 from master.knowledge.sections import Sections
-from master.state.archive_records import Archive
+from master.state.archive_records import Archive, ArchiveSummary, Status
 
 
 def as_json(archive: Archive, *, with_messages: bool) -> dict[str, Any]:
@@ -55,10 +55,18 @@ def as_markdown(archive: Archive, *, with_messages: bool) -> str:
         practice=shown.practice,
         dropped=shown.dropped,
         origin_deleted_at=shown.origin_deleted_at,
+        problem=_problem(shown),
         notes=archive.notes,
     )
     sections = Sections.from_json(archive.structured) if archive.structured is not None else None
     return markdown(head, sections, load(archive.messages) if with_messages else ())
+
+
+def _problem(shown: ArchiveSummary) -> str | None:
+    """Why it failed; what only delays it is told by its job."""
+    if shown.status != Status.FAILED:
+        return None
+    return str(shown.error["detail"]) if shown.error else "its job was cancelled"
 
 
 def _plain(value: Any) -> Any:

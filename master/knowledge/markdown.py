@@ -36,6 +36,7 @@ class Head:
     practice: bool = False
     dropped: int = 0
     origin_deleted_at: datetime | None = None
+    problem: str | None = None
     notes: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
 
 
@@ -45,6 +46,8 @@ def markdown(head: Head, sections: Sections | None, messages: Sequence[Said] = (
     if head.practice:
         parts.append("> Practice models took part: what they wrote has no meaning.")
     parts += [f"> {plain(line)}" for line in _told(head.notes)]
+    if head.problem is not None:
+        parts.append(f"> Structuring it failed: {plain(head.problem)}")
     if sections is None:
         parts += [plain(head.quick_summary), "*Not structured yet: this is the quick summary.*"]
     else:

@@ -6,13 +6,14 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 from master.council.budget import Measure, estimate_tokens
 from master.council.view import CouncilSession
 from master.knowledge import prompts, quick, session_text
 from master.knowledge.archive_text import search_text, stored_terms
 from master.knowledge.chunks import split, write_plan
-from master.knowledge.messages import Conversation, dump, hash_of, title_of
+from master.knowledge.messages import Conversation, Said, dump, hash_of, title_of
 from master.knowledge.sections import SCHEMA_VERSION
 from master.state.archive_records import NewArchive
 
@@ -27,6 +28,7 @@ class Slot:
 
     context: int = USUAL_CONTEXT
     measure: Measure = estimate_tokens
+    practice: bool = False  # a practice model would answer
 
     @property
     def answer(self) -> int:
@@ -37,11 +39,16 @@ class Slot:
         return min(MOST_CHUNK_TOKENS, self.context - self.answer - prompts.INSTRUCTION_TOKENS)
 
 
+def plan_for(messages: Sequence[Said], slot: Slot) -> dict[str, Any]:
+    """The chunks in which a conversation is read by what answers in `slot`."""
+    return write_plan(split(messages, slot.room, slot.measure), slot.answer)
+
+
 def prepare(conversation: Conversation, slot: Slot, sessions: Sequence[CouncilSession] = ()) -> NewArchive:
     """Hash it, cut it into chunks, and take its first sentences for a summary."""
     messages = conversation.messages
     raw, title = dump(messages), title_of(conversation)
-    chunks = split(messages, slot.room, slot.measure)
+    plan = plan_for(messages, slot)
     first_words = quick.extract(messages)
     occurred = conversation.occurred_at
     return NewArchive(
@@ -53,8 +60,8 @@ def prepare(conversation: Conversation, slot: Slot, sessions: Sequence[CouncilSe
         messages=raw,
         messages_count=len(messages),
         characters=sum(len(one.content) for one in messages),
-        chunks_total=len(chunks),
-        plan=write_plan(chunks, slot.answer),
+        chunks_total=len(plan["chunks"]),
+        plan=plan,
         quick_summary=first_words,
         schema_version=SCHEMA_VERSION,
         search_text=search_text(title, first_words, messages),

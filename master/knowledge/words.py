@@ -10,8 +10,7 @@ from functools import lru_cache
 
 _STEM = 5  # letters of a longer word that must agree: inflections differ behind them
 # Few, on purpose: what is frequent in a collection weighs little by itself. These keep short texts honest.
-STOP_WORDS = frozenset(
-    """
+_STOP_WORDS = """
     the and for are was were that this with you your not but have has had they them their its from what which
     who will would can could should there then than been also into about when how why our his her she him
     der die das und ist sind war nicht ein eine einen dem den des mit auf für von zu im ich sie wir es auch
@@ -19,15 +18,25 @@ STOP_WORDS = frozenset(
     el los las es un una por con para del se su al lo como más
     il lo gli è di che non per si della sono da no in it is to of or as at by be do if so an on he we me my
     и в не на что он она это как по но из за от так же для мы вы они был
-    """.split()
-)
+"""
+# Accents of Latin, Greek and Cyrillic letters. Those of other scripts change what a word is.
+_ACCENTS = re.compile(r"[\u0300-\u036f]+")
 # Scripts written without spaces: their words are taken as pairs of neighbouring characters.
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 
 
 def fold(text: str) -> str:
-    """One spelling for search and comparison: compatible forms joined, case taken away."""
-    return unicodedata.normalize("NFKC", text).casefold()
+    """One spelling for search and comparison: compatible forms joined, case and accents taken away.
+
+    Greek capitals are written without accents, and many people type none.
+    """
+    if text.isascii():
+        return text.lower()
+    apart = unicodedata.normalize("NFKD", unicodedata.normalize("NFKC", text).casefold())
+    return unicodedata.normalize("NFC", _ACCENTS.sub("", apart))
+
+
+STOP_WORDS = frozenset(fold(_STOP_WORDS).split())
 
 
 @lru_cache(maxsize=1)

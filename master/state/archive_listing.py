@@ -39,6 +39,7 @@ def page(
     status: str | None,
     source: str | None,
     conversation_id: str | None,
+    practice: bool | None,
     superseded: bool,
     limit: int,
     cursor: str | None,
@@ -51,6 +52,7 @@ def page(
         (STATUS, status),
         (ArchiveRow.source, source),
         (ArchiveRow.conversation_id, conversation_id),
+        (ArchiveRow.practice, practice),
     ):
         if wanted is not None:
             query = query.where(column == wanted)

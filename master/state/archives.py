@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, delete, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from common.errors import NotFoundError
+from common.errors import ConflictError, NotFoundError
 from master.knowledge.related import Related, rank
 from master.state import archive_listing as listing
 from master.state.archive_records import (
@@ -80,6 +80,27 @@ class ArchiveRepository:
                 return False
             await _queued(db, archive_id, await queue(db))
         return True
+
+    async def reopen(self, archive_id: str, plan: Mapping[str, Any], chunks_total: int, queue: Queue) -> None:
+        """Have a structured archive made anew from its first chunk on; until then it shows what it has.
+
+        Raises `NotFoundError`, and `ConflictError` where it is not structured (any more).
+        """
+        async with self._db.write() as db:
+            row = (await db.execute(listing.one(archive_id))).first()
+            if row is None:
+                raise _no_archive(archive_id)
+            if row.status != Status.STRUCTURED:
+                raise ConflictError(
+                    f"archive {archive_id} is {row.status}; it can be made anew when it is not"
+                )
+            await db.execute(delete(ArchiveChunkRow).where(ArchiveChunkRow.archive_id == archive_id))
+            await db.execute(
+                update(ArchiveRow)
+                .where(ArchiveRow.id == archive_id)
+                .values(plan=dict(plan), chunks_total=chunks_total, watermark=0, structured_at=None)
+            )
+            await _queued(db, archive_id, await queue(db))
 
     async def set_quick_summary(self, archive_id: str, text: str, by: str) -> None:
         """Put a model's summary in the place of the first sentences. One that is gone is no error."""
@@ -333,6 +354,7 @@ class ArchiveRepository:
         status: str | None = None,
         source: str | None = None,
         conversation_id: str | None = None,
+        practice: bool | None = None,
         superseded: bool = False,
         limit: int = 50,
         cursor: str | None = None,
@@ -343,7 +365,7 @@ class ArchiveRepository:
         Raises `InvalidRequestError` for a cursor of somebody else's making.
         """
         limit = bounded(limit)
-        query = listing.page(q, status, source, conversation_id, superseded, limit, cursor)
+        query = listing.page(q, status, source, conversation_id, practice, superseded, limit, cursor)
         async with self._db.read() as db:
             found = [listing.summary(row) for row in await db.execute(query)]
         shown = found[:limit]

@@ -46,9 +46,10 @@ _LEAST_SUMMARY_SUPPORT = 0.5
 
 
 class SummariseInput(JobInput):
-    """`archive_id`: the stored conversation."""
+    """`archive_id`: the stored conversation. `fresh`: what an equal text gave earlier is not taken again."""
 
     archive_id: str
+    fresh: bool = False
 
 
 @dataclass(slots=True)
@@ -72,12 +73,12 @@ class _Cost:
 async def run(job: JobContext, given: SummariseInput) -> dict[str, Any]:
     """Structure one archive. An archive that was deleted meanwhile ends the job without an error."""
     try:
-        return await _structure(job, given.archive_id)
+        return await _structure(job, given.archive_id, given.fresh)
     except NotFoundError:
         return {"archive_id": given.archive_id, "deleted": True}
 
 
-async def _structure(job: JobContext, archive_id: str) -> dict[str, Any]:
+async def _structure(job: JobContext, archive_id: str, fresh: bool) -> dict[str, Any]:
     archives = job.store.archives
     archive = await archives.get(archive_id)
     messages = load(archive.messages)
@@ -88,7 +89,7 @@ async def _structure(job: JobContext, archive_id: str) -> dict[str, Any]:
 
         async def read_chunk(number: int = number, chunk: Chunk = chunk) -> int:
             if not await archives.has_chunk(archive_id, number):
-                result = await _chunk_result(job, archive, messages, chunk)
+                result = await _chunk_result(job, archive, messages, chunk, fresh)
                 await archives.keep_chunk(archive_id, number, result)
             return number
 
@@ -111,7 +112,7 @@ async def _structure(job: JobContext, archive_id: str) -> dict[str, Any]:
 
 
 async def _chunk_result(
-    job: JobContext, archive: Archive, messages: tuple[Said, ...], chunk: Chunk
+    job: JobContext, archive: Archive, messages: tuple[Said, ...], chunk: Chunk, fresh: bool
 ) -> ChunkResult:
     said = [
         [piece.message, messages[piece.message].role, text]
@@ -119,7 +120,7 @@ async def _chunk_result(
     ]
     digest = hashlib.sha256(json.dumps(said, ensure_ascii=False).encode()).hexdigest()
     instructions = prompts.prompt_hash()
-    earlier = await job.store.archives.equal_chunk(digest, instructions)
+    earlier = None if fresh else await job.store.archives.equal_chunk(digest, instructions)
     if earlier is not None:
         known = earlier.result
         return ChunkResult(
@@ -213,7 +214,9 @@ async def _join(
 ) -> StructuredResult:
     parts = [Sections.from_json(one.result.sections) for one in stored]
     sections = merge(parts)
-    practice = archive.summary.practice or any(one.result.practice for one in stored)
+    practice = any(note.get("practice") for note in archive.notes) or any(
+        one.result.practice for one in stored
+    )
     models = [one.result.model for one in stored if one.result.model]
     cost = _Cost()
     told = [part.summary for part in parts if part.summary]

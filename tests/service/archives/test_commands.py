@@ -40,6 +40,10 @@ async def test_conversations_are_added_listed_shown_exported_and_deleted(
     assert [one["id"] for one in listed["archives"]] == [archive_id]
     shown = await council(cluster, tmp_path, "show", archive_id, "--messages")
     assert "Лежит в прихожей." in shown.out
+    assert (await council(cluster, tmp_path, "retry")).code == 2
+    pending = await council(cluster, tmp_path, "retry", archive_id)
+    assert (pending.code, "is queued already" in pending.err) == (1, True)
+    assert "0 archives queued" in (await council(cluster, tmp_path, "retry", "--failed", "--practice")).err
     copy = tmp_path / "copy.json"
     assert (
         await council(cluster, tmp_path, "export", archive_id, "--format", "json", "-o", str(copy))

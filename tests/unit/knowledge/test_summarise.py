@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import json
 import re
+import sqlite3
+from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
-from common.errors import ContextOverflowError, EngineUnavailableError, ModelOutputError
+from common.errors import (
+    ContextOverflowError,
+    EngineUnavailableError,
+    ModelOutputError,
+    NotFoundError,
+    StorageBusyError,
+)
 from master.background.job import BackgroundCall
 from master.background.types.summarise import SummariseInput, run
 from master.knowledge.messages import Said
 from master.knowledge.sections import NAMES
+from master.state import database
 from master.state.store import Store
 from tests.unit.knowledge.jobs import Reply, ScriptedContext, keep
+from tests.unit.state.conftest import address_in
 
 TALK = [
     Said("user", "Anna wants to move the archive to Leipzig on 4 May 2026."),
@@ -202,3 +213,45 @@ async def test_instructions_in_a_conversation_stay_between_marks_that_they_canno
     assert word[1] not in hostile
     begin, end = prompt.index(f"[CONVERSATION {word[1]}]"), prompt.index(f"[END {word[1]}]")
     assert begin < prompt.index(hostile) < end < prompt.index("Your part")
+
+
+async def test_an_archive_is_made_anew_with_what_the_model_of_today_finds(store: Store) -> None:
+    archive_id = await keep(store, TALK)
+    await structure(store, archive_id, "lorem ipsum", practice=True)
+    plan = (await store.archives.get(archive_id)).plan
+
+    async def queue(db: object) -> str:
+        return str(uuid4())
+
+    await store.archives.reopen(archive_id, plan, 1, queue)
+    reopened = await store.archives.get(archive_id)
+    assert (reopened.summary.watermark, reopened.summary.structured_at) == (0, None)
+    await structure(store, archive_id, GOOD)
+    archive = await store.archives.get(archive_id)
+    assert (archive.summary.practice, archive.summary.items_count) == (False, 3)
+    with pytest.raises(NotFoundError):
+        await store.archives.reopen(str(uuid4()), plan, 1, queue)
+
+
+async def test_a_locked_database_is_busy_and_the_words_are_kept_by_the_next_attempt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "_BUSY_TIMEOUT_MS", 50)
+    store = await Store.open(address_in(tmp_path), data_dir=tmp_path)
+    other = sqlite3.connect(tmp_path / "council.db", isolation_level=None)
+    try:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StorageBusyError):
+            await keep(store, TALK)
+        other.execute("ROLLBACK")
+        archive_id = await keep(store, TALK)
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StorageBusyError):
+            await structure(store, archive_id, GOOD)
+        assert (await store.archives.get(archive_id)).summary.watermark == 0
+        other.execute("ROLLBACK")
+        await structure(store, archive_id, GOOD)
+        assert (await store.archives.get(archive_id)).summary.items_count == 3
+    finally:
+        other.close()
+        await store.close()

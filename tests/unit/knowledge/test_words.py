@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,14 +12,34 @@ from master.knowledge.markdown import plain
 from master.knowledge.messages import Conversation, Said, clean, dump, hash_of, load, title_of
 from master.knowledge.quick import extract, usable
 from master.knowledge.related import rank, terms_of
-from master.knowledge.words import share_found, stems, words
+from master.knowledge.words import fold, share_found, stems, words
 
 
 def test_words_of_many_scripts_are_found() -> None:
-    assert words("Straße ÉCOLE 007") == ["strasse", "école", "7"]
+    assert words("Straße ÉCOLE 007") == ["strasse", "ecole", "7"]
     assert words("हिन्दी भाषा") == ["हिन्दी", "भाषा"]
     assert words("数据库") == ["数据", "据库"]
     assert words("iPhone15") == ["iphone", "15"]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("ΜΑΡΙΑ", "Μαρία"),  # noqa: RUF001  # Greek
+        ("ΟΔΟΣ", "οδός"),
+        ("Ångström", "ANGSTROM"),
+        ("ｶﾞｽ", "ガス"),
+        ("한국", "\u1112\u1161\u11ab국"),
+    ],
+    ids=["greek", "sigma", "rings", "half width", "hangul"],
+)
+def test_spellings_that_people_take_for_one_are_one(one: str, other: str) -> None:
+    assert fold(one) == fold(other)
+
+
+def test_marks_that_make_another_word_stay() -> None:
+    assert fold("かき") != fold("かぎ")
+    assert fold("हिन्दी") == "हिन्दी"
 
 
 @given(st.text())
