@@ -71,6 +71,8 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     deadline_ms: Annotated[int, msgspec.Meta(ge=1)] | None = None
     request_id: str | None = None
     traceparent: str | None = None
+    # A background call that is started again when the node ends it (`preempted`) for an interactive one.
+    yields: bool = False
 
 
 class BatchRequest(msgspec.Struct, frozen=True):

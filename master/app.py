@@ -131,6 +131,8 @@ async def _services(settings: MasterSettings) -> AsyncIterator[Services]:
             settings, registry, calls_on=dispatcher.lanes.running_on, store=store.activity
         )
         dispatcher.in_use = gatekeeper.in_use
+        if presence is not None:
+            presence.used_s_ago, presence.on_use_elsewhere = gatekeeper.used_s_ago, gatekeeper.hear_elsewhere
         await stack.enter_async_context(gatekeeper.running())
         used = UsageKeeper(registry, store.usage, data_dir=settings.data_dir)
         await stack.enter_async_context(used.running())

@@ -4,6 +4,8 @@ Events come in by method, decisions go out as a list; no clock, no socket, no ta
 
 - never more calls on a model than its slots, never calls on more than `max_resident` models at once;
 - interactive before background, first come first served within a class and model;
+- a background call that said it yields is ended for an interactive one that waits for its slot: two masters
+  may send here, and neither knows what the other has running;
 - a call that needs a place for another model is not starved by later calls to the models that hold the
   places: the one nearest to idle admits nobody who came later, until its place is free;
 - at most `max_queue` wait. Where an interactive call meets a full queue, the youngest background call
@@ -13,6 +15,7 @@ Events come in by method, decisions go out as a list; no clock, no socket, no ta
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -49,7 +52,14 @@ class Refuse:
     retry_after_s: float
 
 
-Decision = Admit | Moved | Refuse
+@dataclass(frozen=True, slots=True)
+class Preempt:
+    """End this running call; its slot is free once it is released."""
+
+    call_id: int
+
+
+Decision = Admit | Moved | Refuse | Preempt
 
 
 @dataclass(slots=True)
@@ -71,6 +81,8 @@ class Admission:
         self._slots: dict[str, int] = {}
         self._running: dict[int, str] = {}
         self._busy: dict[str, int] = {}
+        self._yielding: dict[int, str] = {}  # calls that yield, waiting or running, the oldest first
+        self._leaving: dict[int, str] = {}  # preempted, and not released yet
         self._interactive: dict[int, _Waiter] = {}
         self._background: dict[int, _Waiter] = {}
         self._draining = False
@@ -91,8 +103,13 @@ class Admission:
         """How many calls hold a slot of the model."""
         return self._busy.get(model, 0)
 
-    def arrive(self, call_id: int, model: str, call_class: CallClass, slots: int) -> list[Decision]:
-        """A call comes. `slots` is what the engine gives the model now; `call_id` is new to this object."""
+    def arrive(
+        self, call_id: int, model: str, call_class: CallClass, slots: int, *, yields: bool = False
+    ) -> list[Decision]:
+        """A call comes. `slots` is what the engine gives the model now; `call_id` is new to this object.
+
+        `yields`: a background call whose caller starts it again when it was ended for an interactive one.
+        """
         if call_id in self._running or call_id in self._interactive or call_id in self._background:
             raise ValueError(f"call {call_id} is already known")
         self._slots[model] = max(1, slots)
@@ -100,6 +117,8 @@ class Admission:
             return [Refuse(call_id, "draining", self._retry_after_s(model))]
         lane = self._interactive if call_class == "interactive" else self._background
         lane[call_id] = _Waiter(model)
+        if yields and call_class == "background":
+            self._yielding[call_id] = model
         decisions = self._admit()
         if self.waiting > self._max_queue and call_id in lane:
             victim = call_id
@@ -108,11 +127,13 @@ class Admission:
             waiter = self._forget(victim)
             refusal = Refuse(victim, "queue_full", self._retry_after_s(waiter.model))
             decisions = [refusal, *decisions, *self._admit()]
-        return decisions + self._moves()
+        return decisions + self._moves() + self._preempt()
 
     def release(self, call_id: int, held_s: float) -> list[Decision]:
         """A running call ended, however it ended, after `held_s` seconds in its slot."""
         model = self._running.pop(call_id)
+        self._yielding.pop(call_id, None)
+        self._leaving.pop(call_id, None)
         self._mean_held_s += _MEAN_WEIGHT * (held_s - self._mean_held_s)
         left = self._busy[model] - 1
         if left:
@@ -134,6 +155,8 @@ class Admission:
             Refuse(call_id, "draining", self._retry_after_s(waiter.model))
             for call_id, waiter in self._order()
         ]
+        for call_id in self._background:
+            self._yielding.pop(call_id, None)
         self._interactive.clear()
         self._background.clear()
         return refused
@@ -148,7 +171,22 @@ class Admission:
 
     def _forget(self, call_id: int) -> _Waiter:
         lane = self._interactive if call_id in self._interactive else self._background
+        self._yielding.pop(call_id, None)
         return lane.pop(call_id)
+
+    def _preempt(self) -> list[Decision]:
+        """End as many calls that yield as interactive ones wait for slots of their model."""
+        if not self._interactive or not self._yielding:
+            return []
+        ended: list[Decision] = []
+        wanted = Counter(waiter.model for waiter in self._interactive.values())
+        wanted.subtract(self._leaving.values())
+        for call_id, model in reversed(list(self._yielding.items())):  # the youngest has least to lose
+            if wanted[model] > 0 and call_id in self._running and call_id not in self._leaving:
+                wanted[model] -= 1
+                self._leaving[call_id] = model
+                ended.append(Preempt(call_id))
+        return ended
 
     def _admit(self) -> list[Decision]:
         """Give slots away in order, passing over the models that cannot take the next call."""
@@ -160,7 +198,8 @@ class Admission:
             busy = self._busy.get(model, 0)
             if model not in closed and busy < self._slots[model]:
                 if busy or len(self._busy) < self._max_resident:
-                    self._forget(call_id)
+                    lane = self._interactive if call_id in self._interactive else self._background
+                    del lane[call_id]
                     self._running[call_id] = model
                     self._busy[model] = busy + 1
                     admitted.append(Admit(call_id))

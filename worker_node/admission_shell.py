@@ -5,19 +5,26 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
-from common.errors import CouncilError, NodeDrainingError, QueueFullError
+from common.errors import CouncilError, NodeDrainingError, PreemptedError, QueueFullError
 from common.protocol import CallClass
-from worker_node.admission import Admission, Admit, Decision, Moved
+from worker_node.admission import Admission, Admit, Decision, Moved, Preempt
 
 
 class Ticket:
-    """One call's place: either `admitted`, or waiting at `position`."""
+    """One call's place: either `admitted`, or waiting at `position`. `on_preempt` ends it for an interactive
+    call; a call that has none does not yield.
+    """
 
-    __slots__ = ("_refusal", "_wake", "admitted", "admitted_at", "call_id", "model", "position")
+    __slots__ = (
+        "_refusal", "_wake", "admitted", "admitted_at", "call_id", "model", "on_preempt", "position"
+    )  # fmt: skip
 
-    def __init__(self, call_id: int, model: str) -> None:
+    def __init__(
+        self, call_id: int, model: str, on_preempt: Callable[[CouncilError], None] | None = None
+    ) -> None:
+        self.on_preempt = on_preempt
         self.call_id = call_id
         self.model = model
         self.admitted = False
@@ -43,6 +50,10 @@ class Ticket:
             self.admitted_at = time.monotonic()
         elif isinstance(decision, Moved):
             self.position = decision.position
+        elif isinstance(decision, Preempt):
+            if self.on_preempt is not None:
+                self.on_preempt(PreemptedError("an interactive call needed the slot", model=self.model))
+            return
         else:
             self._refusal = _refusal(self.model, decision.reason, decision.retry_after_s)
         if self._wake is not None and not self._wake.done():
@@ -72,11 +83,22 @@ class AdmissionShell:
         self._ids = itertools.count(1)
         self._tickets: dict[int, Ticket] = {}
 
-    def arrive(self, model: str, call_class: CallClass, slots: int) -> Ticket:
-        """Join. Raises `QueueFullError` or `NodeDrainingError`; who gets a ticket must `leave`."""
-        ticket = Ticket(next(self._ids), model)
+    def arrive(
+        self,
+        model: str,
+        call_class: CallClass,
+        slots: int,
+        *,
+        on_preempt: Callable[[CouncilError], None] | None = None,
+    ) -> Ticket:
+        """Join. Raises `QueueFullError` or `NodeDrainingError`; who gets a ticket must `leave`.
+
+        `on_preempt`: how to end the call for an interactive one, where it yields.
+        """
+        ticket = Ticket(next(self._ids), model, on_preempt)
         self._tickets[ticket.call_id] = ticket
-        self._apply(self.core.arrive(ticket.call_id, model, call_class, slots))
+        yields = on_preempt is not None
+        self._apply(self.core.arrive(ticket.call_id, model, call_class, slots, yields=yields))
         if ticket.refusal is not None:
             raise ticket.refusal
         return ticket

@@ -150,7 +150,12 @@ class Call:
 
     async def _run(self, emit: Emit, limit: asyncio.Timeout) -> Done:
         lane, model = self._lane, self.model
-        ticket = lane.admission.arrive(model.name, self.request.call_class, model.slots)
+        ticket = lane.admission.arrive(
+            model.name,
+            self.request.call_class,
+            model.slots,
+            on_preempt=self.abort if self.request.yields else None,
+        )
         try:
             while not ticket.admitted:
                 await emit(Queued(ticket.position))

@@ -34,6 +34,7 @@ __all__ = ["HERE", "Gatekeeper", "rules_of"]
 
 WATCHED_EVERY_S = 5.0
 _WATCHED_FOR_S = 120.0  # work asks again at its next call, at the latest after so long
+_SAME_USE_S = 0.3  # two readings of one moment differ by less
 _LONGEST_NAP_S = 30.0  # the clock on the wall may be set meanwhile
 _log = get_logger(__name__)
 
@@ -89,6 +90,8 @@ class Gatekeeper:
         self._looked_here_at = float("-inf")
         self._asked_at = float("-inf")
         self._waiting = 0
+        self._heard_at: float | None = None
+        self._elsewhere_at = float("-inf")
         self._wake = asyncio.Event()
         self._listeners: set[asyncio.Event] = set()
         registry.system_listeners.append(self._told)
@@ -154,6 +157,8 @@ class Gatekeeper:
 
     def hear(self, node: str | None = None) -> None:
         """Somebody uses the council; with `node`: that machine, for something else."""
+        if node is None:
+            self._heard_at = self._monotonic()
         self.gate.activity(self._monotonic(), node)
         self._after_use(node)
 
@@ -166,8 +171,23 @@ class Gatekeeper:
             yield
         finally:
             self.gate.end(self._monotonic())
+            self._heard_at = self._monotonic()
             if self.gate.busy == 0:
                 self._wake.set()
+
+    def used_s_ago(self) -> float | None:
+        """When people last used this master; 0 while they do, `None`: not since it started."""
+        if self.gate.busy:
+            return 0.0
+        return None if self._heard_at is None else self._monotonic() - self._heard_at
+
+    def hear_elsewhere(self, seconds_ago: float) -> None:
+        """People used another master on the same database then."""
+        at = self._monotonic() - seconds_ago
+        if at > self._elsewhere_at + _SAME_USE_S:
+            self._elsewhere_at = at
+            self.gate.activity(at)
+            self._after_use()
 
     def _after_use(self, node: str | None = None) -> None:
         # Many calls may come in a second, and only the first of them moves anything.

@@ -363,6 +363,7 @@ class Dispatcher:
             deadline_ms=round((limits.queue_s + limits.load_s + limits.generation_s) * 1000),
             request_id=call.call_id,
             traceparent=call.traceparent,
+            yields=call.call_class == "background",
         )
 
         def running() -> None:

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import time
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -34,6 +34,7 @@ LEADER = "leader"
 _LOOK_EVERY_S = 0.5
 _BEAT_EVERY_S = 5.0
 _RECONNECT_EVERY_S = 0.3
+_SAME_USE_S = 0.3
 # The server asks after us: a machine that vanished without a word loses its locks within five seconds.
 _WATCHED = (
     "-c tcp_keepalives_idle=2 -c tcp_keepalives_interval=1 -c tcp_keepalives_count=2 "
@@ -73,6 +74,10 @@ class Presence:
         self.cluster_key = cluster_key
         self.peers: Mapping[str, Peer] = {}
         self.is_leader = False
+        # Seconds since people used this master (`None`: never), and who is told of the others' uses.
+        self.used_s_ago: Callable[[], float | None] = lambda: None
+        self.on_use_elsewhere: Callable[[float], None] = lambda _seconds_ago: None
+        self._told_use_at = float("-inf")
         self._version = version
         self.url = ""
         self._conninfo = address.set(drivername="postgresql").render_as_string(hide_password=False)
@@ -176,17 +181,23 @@ class Presence:
                 [self.id, self.name, self.url, self._version],
             )
             self._beaten_at = now
+        await self._tell_use(now)
         holders = dict(await self._execute(_HELD))
-        rows = await self._execute("SELECT id, name, url, version, started_at FROM masters")
+        rows = await self._execute(
+            "SELECT id, name, url, version, started_at, extract(epoch FROM now() - used_at)::float8 "
+            "FROM masters"
+        )
         self._roll.seen(holders)
         leader = holders.get(lock_key(LEADER))
         peers = {}
-        for id_, name, url, version, started_at in rows:
+        for id_, name, url, version, started_at, used_s_ago in rows:
             if id_ == self.id:
                 continue
             if self._roll.lives(id_, time.monotonic()):
                 is_leader = leader is not None and holders.get(lock_key(id_)) == leader
                 peers[id_] = Peer(id_, name, url, version, started_at, is_leader)
+                if used_s_ago is not None:
+                    self.on_use_elsewhere(used_s_ago)
             else:
                 _log.info("a master is gone", master=name, id=id_)
                 await self._execute("DELETE FROM masters WHERE id = %s", [id_])
@@ -196,6 +207,17 @@ class Presence:
             self.is_leader = bool(found[0][0])
         else:
             self.is_leader = leader == holders.get(lock_key(self.id))
+
+    async def _tell_use(self, now: float) -> None:
+        """Let the others know that people are here. By the server's clock: no two machines' are compared."""
+        seconds_ago = self.used_s_ago()
+        if seconds_ago is None or now - seconds_ago <= self._told_use_at + _SAME_USE_S:
+            return
+        await self._execute(
+            "UPDATE masters SET used_at = now() - make_interval(secs => %s) WHERE id = %s",
+            [seconds_ago, self.id],
+        )
+        self._told_use_at = now - seconds_ago
 
     async def _execute(self, query: LiteralString, values: list[Any] | None = None) -> list[Any]:
         if self._connection is None:

@@ -222,6 +222,7 @@ class MasterRow(Base):
     version: Mapped[str] = mapped_column(String(32))
     started_at: Mapped[datetime]
     seen_at: Mapped[datetime]
+    used_at: Mapped[datetime | None]
 
 
 class ClusterSecretRow(Base):

@@ -16,9 +16,10 @@ from tests import processes
 from tests.conftest import require_postgres
 from tests.postgres import PostgresServer, own_server
 from tests.service.master.accounts import calls_of, rows
-from tests.service.master.rig import SEATS, assert_full
+from tests.service.master.rig import SEATS, assert_full, model
 from tests.service.masters.pair import Pair, pair
 from tests.standin import Fault
+from tests.standin.model import Reply
 
 SLOTS = 3
 # The gate is open: jobs run whatever this machine does.
@@ -27,7 +28,7 @@ OPEN = {
     "BG_LONG_IDLE_THRESHOLD": "0",
     "BG_MAX_CPU": "1",
     "BG_MAX_MEMORY": "1",
-    "COUNCIL_JOB_TYPES": "tests.service.masters.job_types:TYPES",
+    "COUNCIL_JOB_TYPES": "tests.service.masters.job_types:TYPES,tests.service.background.scripted:TYPES",
 }
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -174,6 +175,24 @@ async def test_a_job_of_a_dead_master_goes_on_at_the_other_behind_its_last_finis
     (tmp_path / "go").touch()
     ended = await two.job_ended("b", job)
     assert (ended["state"], ended["result"]) == ("done", {"first": 1, "last": 1})
+
+
+async def test_background_work_of_one_master_makes_room_for_people_at_the_other(two: Pair) -> None:
+    two.standin.set_model(model("m4", token_ms=100, reply=Reply(" ".join(["word"] * 100))))
+    jobs = [await two.submit("a", "asking", {"model": "m4"}) for _ in range(2)]
+    await two.standin.until(lambda s: sum(one.outcome == "running" for one in s.log) == 2, 20)
+    body = {"model": "m4", "messages": [{"role": "user", "content": "Quick?"}], "max_tokens": 5}
+    async with two.client(two.masters["b"]) as b:
+        began = time.monotonic()
+        answers = await asyncio.gather(*(b.post("/v1/chat/completions", json=body) for _ in range(SLOTS)))
+        took_s = time.monotonic() - began
+    assert [one.status_code for one in answers] == [200] * SLOTS
+    assert took_s < 5.0, "the background calls alone take ten"
+    two.standin.set_model(model("m4"))
+    for job_id in jobs:
+        ended = await two.job_ended("a", job_id)
+        assert (ended["state"], ended["attempts"]) == ("done", 0), ended
+    assert "preempted" in str([row["error"] for row in rows(two.database, "SELECT error FROM job_calls")])
 
 
 async def test_both_masters_together_never_run_more_at_the_engine_than_its_slots(two: Pair) -> None:

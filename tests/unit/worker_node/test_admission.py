@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from common.protocol import CallClass
-from worker_node.admission import Admission, Admit, Decision, Moved, Refuse
+from worker_node.admission import Admission, Admit, Decision, Moved, Preempt, Refuse
 
 
 def test_a_free_slot_admits_at_once() -> None:
@@ -108,6 +108,8 @@ class AdmissionMachine(RuleBasedStateMachine):
         self.running: set[int] = set()
         self.waiting: list[int] = []
         self.position: dict[int, int] = {}
+        self.yields: set[int] = set()
+        self.leaving: set[int] = set()
 
     def _apply(self, decisions: list[Decision]) -> None:
         for one in decisions:
@@ -125,15 +127,26 @@ class AdmissionMachine(RuleBasedStateMachine):
             elif isinstance(one, Refuse):
                 self.waiting.remove(one.call_id)
                 assert 1.0 <= one.retry_after_s <= 120.0
+            elif isinstance(one, Preempt):
+                assert one.call_id in self.running
+                assert one.call_id in self.yields - self.leaving, "only who yields, and each once"
+                assert any(self.kind[other] == "interactive" for other in self.waiting)
+                self.leaving.add(one.call_id)
             else:
                 self.position[one.call_id] = one.position
 
-    @rule(model=st.sampled_from(sorted(MODELS)), kind=st.sampled_from(["interactive", "background"]))
-    def arrive(self, model: str, kind: CallClass) -> None:
+    @rule(
+        model=st.sampled_from(sorted(MODELS)),
+        kind=st.sampled_from(["interactive", "background"]),
+        yields=st.booleans(),
+    )
+    def arrive(self, model: str, kind: CallClass, yields: bool) -> None:
         call_id = self.next_id = self.next_id + 1
         self.model[call_id], self.kind[call_id] = model, kind
         self.waiting.append(call_id)
-        self._apply(self.core.arrive(call_id, model, kind, MODELS[model]))
+        if yields and kind == "background":
+            self.yields.add(call_id)
+        self._apply(self.core.arrive(call_id, model, kind, MODELS[model], yields=yields))
 
     @precondition(lambda self: self.running)
     @rule(data=st.data(), held_s=st.floats(0, 1000))
@@ -185,3 +198,24 @@ class AdmissionMachine(RuleBasedStateMachine):
 
 AdmissionMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
 TestAdmission = AdmissionMachine.TestCase
+
+
+def test_a_call_that_yields_is_ended_for_an_interactive_one_and_others_are_not() -> None:
+    core = Admission(max_resident=1, max_queue=5)
+    core.arrive(1, "m", "background", 2, yields=True)
+    core.arrive(2, "m", "background", 2)
+    assert Preempt(1) in core.arrive(3, "m", "interactive", 2)
+    assert not [one for one in core.arrive(4, "m", "interactive", 2) if isinstance(one, Preempt)]
+    assert core.release(1, 1.0)[0] == Admit(3)
+
+
+def test_no_more_calls_are_ended_than_interactive_ones_wait() -> None:
+    core = Admission(max_resident=2, max_queue=9)
+    for call_id in (1, 2, 3):
+        core.arrive(call_id, "m", "background", 3, yields=True)
+    core.arrive(4, "other", "background", 3, yields=True)
+    assert [one for one in core.arrive(5, "m", "interactive", 3) if isinstance(one, Preempt)] == [Preempt(3)]
+    assert [one for one in core.arrive(6, "m", "interactive", 3) if isinstance(one, Preempt)] == [Preempt(2)]
+    assert core.release(2, 1.0)[0] == Admit(5)
+    waits = core.arrive(7, "m", "background", 3, yields=True)
+    assert not [one for one in waits if isinstance(one, Preempt)], "background waits for its turn"
