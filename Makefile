@@ -24,7 +24,7 @@ test: $(VENV)/.installed-dev browser postgres faketime ## every test but the lon
 	$(BIN)/coverage report --fail-under=90
 
 test-long: $(VENV)/.installed-dev browser postgres faketime ## what takes minutes; COUNCIL_CHAOS_SEED=N makes another storm
-	$(BIN)/pytest -v -m long $(PYTEST_ARGS)
+	$(BIN)/pytest -v -m "long or hypothesis" --hypothesis-profile long $(PYTEST_ARGS)
 
 lint: $(VENV)/.installed-dev ## the checks that CI runs
 	$(BIN)/ruff format --check .

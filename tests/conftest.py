@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 import pytest
+from hypothesis import settings
 
 from tests import postgres
 from tests.postgres import PostgresServer
@@ -14,10 +15,24 @@ from tests.postgres import PostgresServer
 Backend = Literal["sqlite", "postgresql"]
 BACKENDS: tuple[Backend, ...] = ("sqlite", "postgresql")
 
+# Every property is searched a little at each run and at length by `make test-long`. What a search has found
+# stays as an `@example`.
+settings.register_profile("normal", max_examples=60, deadline=None)
+settings.register_profile("long", max_examples=1000, deadline=None)
+settings.load_profile("normal")
+
 
 def pytest_configure(config: pytest.Config) -> None:
     del config
     postgres.open_run()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave properties unmeasured: lines of plain tests run thousands of times, at thrice the cost."""
+    for item in items:
+        if item.get_closest_marker("hypothesis"):
+            item.add_marker("no_cover")
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from master.background.gate import Gate, Rules
@@ -425,7 +425,6 @@ EVENTS = st.one_of(
 
 
 @given(events=st.lists(EVENTS, max_size=60), overnight=st.booleans())
-@settings(max_examples=150, deadline=None)
 def test_whatever_happens_moves_are_of_the_table_and_what_is_open_is_quiet_and_free(
     events: list[tuple[object, ...]], overnight: bool
 ) -> None:

@@ -16,6 +16,7 @@ from tests.simulation.policies import LeastConnections, Ours, Policy
 from tests.simulation.simulator import Report, Simulation
 
 SEEDS = range(12)
+pytestmark = pytest.mark.no_cover
 
 
 class Watched(Simulation):

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from master.council.budget import (
@@ -99,7 +99,6 @@ def tight_councils(draw: st.DrawFn) -> tuple[SessionPlan, dict[str, str]]:
     return plan, answers
 
 
-@settings(deadline=None, max_examples=80)
 @given(tight_councils())
 def test_prompt_and_answer_never_outgrow_the_context(council: tuple[SessionPlan, dict[str, str]]) -> None:
     plan, answers = council

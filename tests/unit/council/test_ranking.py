@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import permutations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from master.council.ranking import Ranking, durbin_w, kemeny, mean_kendall_tau, rank
@@ -154,13 +154,11 @@ def brute_kemeny(answers: list[str], ballots: Ballots) -> tuple[dict[str, int], 
     return places, frozenset(order[0] for order in best)
 
 
-@settings(deadline=None, max_examples=60)
 @given(councils(largest=6))
 def test_kemeny_is_exact(council: tuple[list[str], Ballots]) -> None:
     assert kemeny(*council) == brute_kemeny(*council)
 
 
-@settings(deadline=None)
 @given(councils(), st.data())
 def test_renaming_the_agents_renames_the_result(
     council: tuple[list[str], Ballots], data: st.DataObject
@@ -175,7 +173,6 @@ def test_renaming_the_agents_renames_the_result(
     assert (before.agreement, before.contested) == (after.agreement, after.contested)
 
 
-@settings(deadline=None)
 @given(councils(largest=10))
 def test_figures_stay_in_their_ranges(council: tuple[list[str], Ballots]) -> None:
     answers, ballots = council
@@ -188,14 +185,12 @@ def test_figures_stay_in_their_ranges(council: tuple[list[str], Ballots]) -> Non
     assert [entry.rank for entry in ranking.entries] == sorted(entry.rank for entry in ranking.entries)
 
 
-@settings(deadline=None)
 @given(councils(complete=True))
 def test_complete_ballots_measure_agreement_between_zero_and_one(council: tuple[list[str], Ballots]) -> None:
     agreement = rank(*council).agreement
     assert agreement is None or 0.0 <= agreement <= 1.0
 
 
-@settings(deadline=None)
 @given(st.permutations(names(6)))
 def test_a_unanimous_order_is_the_order(order: list[str]) -> None:
     truth = {name: 10 - place for place, name in enumerate(order)}

@@ -90,7 +90,6 @@ def retry_targets(plan: SessionPlan) -> st.SearchStrategy[list[str]]:
     return st.lists(st.sampled_from([*(seat.agent_id for seat in plan.seats), "chairman"]), max_size=2)
 
 
-@settings(deadline=None)
 @given(plans, st.integers(0, 10**6), st.data())
 def test_a_council_always_ends_with_an_answer_or_a_reason(
     plan: SessionPlan, seed: int, data: st.DataObject
@@ -114,7 +113,6 @@ def test_a_council_always_ends_with_an_answer_or_a_reason(
     assert len(table.happened("session.completed", "session.failed")) == session.run
 
 
-@settings(deadline=None)
 @given(plans, st.integers(0, 10**6), st.data())
 def test_totals_are_the_sums_of_the_attempts(plan: SessionPlan, seed: int, data: st.DataObject) -> None:
     table = play(plan, seed, data.draw(retry_targets(plan)))
@@ -130,7 +128,7 @@ def test_totals_are_the_sums_of_the_attempts(plan: SessionPlan, seed: int, data:
             assert shown_stage.total_tokens == sum(one.total_tokens for one in shown_stage.by_model.values())
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=settings().max_examples // 3)  # each holds a session per row
 @given(plans, st.integers(0, 10**6), st.data())
 def test_a_session_resumed_after_any_row_ends_the_same_and_repeats_no_finished_call(
     plan: SessionPlan, seed: int, data: st.DataObject
@@ -153,7 +151,6 @@ def test_a_session_resumed_after_any_row_ends_the_same_and_repeats_no_finished_c
         assert len(rows) + len(later.records) == len(table.records)
 
 
-@settings(deadline=None, max_examples=60)
 @given(plans, st.integers(0, 10**6), st.integers(0, 30))
 def test_a_row_that_was_running_when_the_master_was_killed_is_interrupted_and_made_again(
     plan: SessionPlan, seed: int, steps: int
@@ -171,7 +168,6 @@ def test_a_row_that_was_running_when_the_master_was_killed_is_interrupted_and_ma
     assert {(one.key, one.attempt) for one in interrupted} == {(one.key, one.attempt) for one in running}
 
 
-@settings(deadline=None, max_examples=60)
 @given(plans, st.integers(0, 10**6), st.integers(0, 30))
 def test_a_cancelled_session_resumes_as_cancelled(plan: SessionPlan, seed: int, steps: int) -> None:
     table = Shuffled(plan, seed)

@@ -196,7 +196,7 @@ class AdmissionMachine(RuleBasedStateMachine):
         assert not self.waiting, "when all who run have ended, nobody is left waiting"
 
 
-AdmissionMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+AdmissionMachine.TestCase.settings = settings(stateful_step_count=40)
 TestAdmission = AdmissionMachine.TestCase
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import gguf
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.random_weights import write_noise
@@ -23,6 +23,14 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("real") / "noise.gguf"
     write_noise(path)
     return path
+
+
+@pytest.fixture(scope="module")
+def practice(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the practice models, which cost a second to write. To be copied."""
+    folder = tmp_path_factory.mktemp("practice")
+    write_practice_models(folder)
+    return folder
 
 
 def write_encoder(path: Path) -> None:
@@ -48,8 +56,9 @@ def test_without_leave_for_practice_an_empty_folder_stays_empty(tmp_path: Path) 
 
 
 def test_a_real_model_takes_the_place_of_practice_models_and_gives_it_back(
-    tmp_path: Path, real: Path
+    tmp_path: Path, real: Path, practice: Path
 ) -> None:
+    shutil.copytree(practice, tmp_path, dirs_exist_ok=True)
     folder = GgufFolder(tmp_path, allow_practice=True)
     assert len(folder.scan()) == 3
     shutil.copy(real, tmp_path / "noise.gguf")
@@ -64,7 +73,8 @@ def test_no_practice_model_is_written_beside_a_real_one(tmp_path: Path, real: Pa
     assert [path.name for path in tmp_path.iterdir()] == ["noise.gguf"]
 
 
-def test_an_encoder_only_embeds_and_does_not_replace_practice_models(tmp_path: Path) -> None:
+def test_an_encoder_only_embeds_and_does_not_replace_practice_models(tmp_path: Path, practice: Path) -> None:
+    shutil.copytree(practice, tmp_path, dirs_exist_ok=True)
     write_encoder(tmp_path / "tiny-encoder.gguf")
     models = GgufFolder(tmp_path, allow_practice=True).scan()
     assert models["tiny-encoder"].capabilities == ["embedding"]
@@ -108,7 +118,6 @@ def test_practice_models_that_cannot_be_written_leave_an_empty_list(tmp_path: Pa
     assert GgufFolder(blocked / "models", allow_practice=True).scan() == {}
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=400))
 def test_arbitrary_bytes_are_refused_as_a_value_error(
     tmp_path_factory: pytest.TempPathFactory, tail: bytes
@@ -123,8 +132,8 @@ def test_arbitrary_bytes_are_refused_as_a_value_error(
 
 
 @pytest.mark.parametrize("length", [0, 3, 4, 23, 24, 31, 40, 100, 200, 300])
-def test_a_header_cut_anywhere_is_refused(tmp_path: Path, length: int) -> None:
-    whole = write_practice_models(tmp_path)[0].read_bytes()
+def test_a_header_cut_anywhere_is_refused(tmp_path: Path, practice: Path, length: int) -> None:
+    whole = next(practice.rglob("*.gguf")).read_bytes()
     path = tmp_path / "cut.gguf"
     path.write_bytes(whole[:length])
     with pytest.raises(ValueError, match="GGUF"):

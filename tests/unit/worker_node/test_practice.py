@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 import subprocess
 import sys
 from itertools import pairwise
@@ -19,6 +20,14 @@ WRITER = (
     "import sys; from pathlib import Path; from worker_node.practice import write_practice_models; "
     "sys.stdin.readline(); write_practice_models(Path(sys.argv[1]))"
 )
+
+
+@pytest.fixture(scope="module")
+def practice(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the models, which cost a second to write. To be copied where it is changed."""
+    folder = tmp_path_factory.mktemp("practice")
+    write_practice_models(folder)
+    return folder
 
 
 def walk_once(walk: Walk, choose: random.Random) -> list[str]:
@@ -107,28 +116,31 @@ def test_merges_are_ordered_so_that_parts_come_before_the_whole() -> None:
         known.add(left + right)
 
 
-def test_the_same_model_is_the_same_bytes(tmp_path: Path) -> None:
+@pytest.mark.no_cover
+def test_the_same_model_is_the_same_bytes(tmp_path: Path, practice: Path) -> None:
     for temperament in TEMPERAMENTS:
-        one, two = tmp_path / "one.gguf", tmp_path / "two.gguf"
-        write_gguf(one, temperament)
-        write_gguf(two, temperament)
-        assert one.read_bytes() == two.read_bytes()
+        again = tmp_path / "again.gguf"
+        write_gguf(again, temperament)
+        (one,) = practice.rglob(f"{temperament.name}.gguf")
+        assert one.read_bytes() == again.read_bytes()
 
 
-def test_three_models_are_written_that_differ_and_are_small(tmp_path: Path) -> None:
-    paths = write_practice_models(tmp_path)
+def test_three_models_are_written_that_differ_and_are_small(practice: Path) -> None:
+    paths = write_practice_models(practice)
     assert [path.stem for path in paths] == ["practice-owl", "practice-fox", "practice-bee"]
     contents = [path.read_bytes() for path in paths]
     assert all(one != two for one, two in pairwise(contents))
     assert all(len(content) < 4_000_000 for content in contents)
 
 
-def test_models_that_are_there_are_not_written_again(tmp_path: Path) -> None:
-    before = [path.stat().st_mtime_ns for path in write_practice_models(tmp_path)]
-    assert [path.stat().st_mtime_ns for path in write_practice_models(tmp_path)] == before
+def test_models_that_are_there_are_not_written_again(practice: Path) -> None:
+    before = [path.stat().st_mtime_ns for path in write_practice_models(practice)]
+    assert [path.stat().st_mtime_ns for path in write_practice_models(practice)] == before
 
 
-def test_a_missing_model_is_written_anew(tmp_path: Path) -> None:
+@pytest.mark.no_cover
+def test_a_missing_model_is_written_anew(tmp_path: Path, practice: Path) -> None:
+    shutil.copytree(practice, tmp_path, dirs_exist_ok=True)
     owl, *_ = write_practice_models(tmp_path)
     content = owl.read_bytes()
     owl.unlink()
@@ -136,15 +148,17 @@ def test_a_missing_model_is_written_anew(tmp_path: Path) -> None:
     assert owl.read_bytes() == content
 
 
-def test_what_a_killed_writer_left_is_cleared_away(tmp_path: Path) -> None:
+@pytest.mark.no_cover
+def test_what_a_killed_writer_left_is_cleared_away(tmp_path: Path, practice: Path) -> None:
+    shutil.copytree(practice, tmp_path, dirs_exist_ok=True)
+    (tmp_path / FOLDER / "practice-owl.gguf").unlink()
     left_over = tmp_path / FOLDER / "practice-owl.0badcafe.part"
-    left_over.parent.mkdir()
     left_over.write_bytes(b"GGUF")
     write_practice_models(tmp_path)
     assert not left_over.exists()
 
 
-def test_two_processes_that_write_at_once_leave_whole_files(tmp_path: Path) -> None:
+def test_two_processes_that_write_at_once_leave_whole_files(tmp_path: Path, practice: Path) -> None:
     writers = [
         subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path / "shared")], stdin=subprocess.PIPE)
         for _ in range(2)
@@ -157,7 +171,7 @@ def test_two_processes_that_write_at_once_leave_whole_files(tmp_path: Path) -> N
     for writer in writers:
         assert writer.stdin is not None
         writer.stdin.close()
-    alone = write_practice_models(tmp_path / "alone")
+    alone = write_practice_models(practice)
     shared = tmp_path / "shared" / FOLDER
     assert {path.name: path.read_bytes() for path in alone} == {
         path.name: path.read_bytes() for path in shared.glob("*.gguf")
@@ -165,8 +179,8 @@ def test_two_processes_that_write_at_once_leave_whole_files(tmp_path: Path) -> N
     assert not list(shared.glob("*.part"))
 
 
-def test_a_practice_model_is_known_wherever_it_was_copied(tmp_path: Path) -> None:
-    owl, *_ = write_practice_models(tmp_path)
+def test_a_practice_model_is_known_wherever_it_was_copied(tmp_path: Path, practice: Path) -> None:
+    owl, *_ = write_practice_models(practice)
     copy = tmp_path / "my-precious.gguf"
     copy.write_bytes(owl.read_bytes())
     assert is_practice(copy)
