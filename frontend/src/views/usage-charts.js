@@ -56,7 +56,7 @@ function Chart({ parts, column, title }) {
       const written = (/** @type {number | null} */ value) => (value == null ? "–" : cpu ? `${value.toFixed(1)} %` : bytes(value) || "0 MB");
       const axis = { stroke: colour("--text-faint"), grid: { stroke: colour("--line"), width: 1 }, ticks: { show: false } };
       plot.current = new UPlot({
-        width: element.clientWidth, height: HEIGHT, cursor: { y: false },
+        width: element.clientWidth, height: HEIGHT, padding: [8, 36, 0, 0], cursor: { y: false },
         scales: { y: { range: (/** @type {any} */ _, /** @type {number} */ __, /** @type {number} */ most) => [0, cpu ? Math.min(100, Math.max(10, most * 1.15)) : Math.max(1e8, (most || 0) * 1.15)] } },
         series: [{ value: (/** @type {any} */ _, /** @type {number} */ at) => (at == null ? "–" : clock(at)) },
           ...shown.map((part) => ({ label: part.name, stroke: colour(part.colour), width: part.width, dash: part.dash, spanGaps: false,
