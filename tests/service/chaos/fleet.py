@@ -10,11 +10,12 @@ import json
 import random
 import socket
 import sqlite3
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Protocol
 
 import httpx
 
@@ -22,8 +23,31 @@ from tests import processes
 from tests.processes import Program
 from tests.service.master.rig import ENDED
 from tests.standin import StandInModel, StandInOllama
+from tests.standin.journal import Counters
 
 UNBOUNDED = 64  # slots of a stand-in that leaves the bounding to the node before it
+
+
+class Engine(Protocol):
+    """A stand-in, in this process or in one of its own. Used as `async with`."""
+
+    @property
+    def base_url(self) -> str: ...
+
+    @property
+    def counters(self) -> Counters: ...
+
+    async def until(self, predicate: Callable[[Any], object], timeout_s: float = ...) -> None: ...
+
+    async def __aenter__(self) -> Any: ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+def _is_idle(engine: Engine) -> bool:
+    return not any(engine.counters.in_flight.values())
 
 
 def lasting_port() -> int:
@@ -41,7 +65,7 @@ class FleetNode:
 
     name: str
     folder: Path
-    engine: StandInOllama
+    engine: Engine
     slots: int
     env: Mapping[str, str] = field(default_factory=dict)
     port: int = field(default_factory=lasting_port)
@@ -235,9 +259,7 @@ class Fleet:
         """No engine generates for anybody."""
         for node in self.nodes.values():
             try:
-                await node.engine.until(
-                    lambda engine: not any(engine.counters.in_flight.values()), timeout_s=within_s
-                )
+                await node.engine.until(_is_idle, timeout_s=within_s)
             except TimeoutError:
                 held = {model: count for model, count in node.engine.counters.in_flight.items() if count}
                 raise AssertionError(f"the engine of {node.name} still generates: {held}") from None
@@ -249,6 +271,10 @@ class Fleet:
             assert not lines, f"{log.name}: {lines[0][:300]} … {lines[0][-900:]}"
 
 
+def bounded_by_its_node(models: Sequence[StandInModel]) -> StandInOllama:
+    return StandInOllama(models, slots=UNBOUNDED, max_loaded=16, log_limit=200_000)
+
+
 @asynccontextmanager
 async def prepared(
     folder: Path,
@@ -257,13 +283,13 @@ async def prepared(
     slots: int = 2,
     env: Mapping[str, str] | None = None,
     node_env: Mapping[str, str] | None = None,
+    engine_of: Callable[[Sequence[StandInModel]], Engine] = bounded_by_its_node,
 ) -> AsyncIterator[Fleet]:
     """A fleet of nodes by name, each with its models; its master is not started yet."""
     async with AsyncExitStack() as stack:
         nodes: dict[str, FleetNode] = {}
         for name, own in models.items():
-            engine = StandInOllama(own, slots=UNBOUNDED, max_loaded=16, log_limit=200_000)
-            await stack.enter_async_context(engine)
+            engine = await stack.enter_async_context(engine_of(own))
             nodes[name] = FleetNode(name, folder, engine, slots, node_env or {})
             stack.push_async_callback(nodes[name].stop)
         await asyncio.gather(*[node.start() for node in nodes.values()])

@@ -1,4 +1,4 @@
-"""What goes wrong when: blows to nodes, drawn from a seed, and the task that deals them."""
+"""What goes wrong when: blows to nodes or engines, drawn from a seed, and the task that deals them."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ import asyncio
 import os
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Literal
-
-from tests.service.chaos.fleet import Fleet, FleetNode
+from typing import Literal, Protocol
 
 SEED_VARIABLE = "COUNCIL_CHAOS_SEED"
 DEFAULT_SEED = 20261121
@@ -25,10 +23,10 @@ def seed() -> int:
 
 @dataclass(frozen=True, slots=True)
 class Blow:
-    """After `pause_s` a node is struck; `lasts_s` later it is made well again."""
+    """After `pause_s` a program is struck; `lasts_s` later it is made well again."""
 
     pause_s: float
-    node: str
+    name: str
     kind: Kind
     lasts_s: float
 
@@ -47,11 +45,28 @@ KINDS: tuple[Kind, ...] = ("kill", "freeze", "stop")
 _LASTS = {"kill": (0.01, 0.25), "freeze": (0.06, 1.0), "stop": (0.01, 0.12)}
 
 
+class Struck(Protocol):
+    """A program that is killed, frozen and stopped, and started again at the same address."""
+
+    @property
+    def is_well(self) -> bool: ...
+
+    async def start(self) -> None: ...
+
+    async def kill(self) -> None: ...
+
+    async def stop(self) -> int | None: ...
+
+    def freeze(self) -> None: ...
+
+    def thaw(self) -> None: ...
+
+
 @dataclass
 class Storm:
-    """Deals blows until it is over. At least `spared` nodes are well at any time."""
+    """Deals blows until it is over. At least `spared` programs are well at any time."""
 
-    fleet: Fleet
+    targets: Mapping[str, Struck]
     seed: int
     longest_s: float
     spared: int = 1
@@ -60,7 +75,7 @@ class Storm:
 
     @asynccontextmanager
     async def raging(self) -> AsyncIterator[Storm]:
-        """While the block runs; after it every node is up again."""
+        """While the block runs; after it everything is up again."""
         task = asyncio.create_task(self._rage())
         try:
             yield self
@@ -70,18 +85,18 @@ class Storm:
 
     async def _rage(self) -> None:
         async with asyncio.TaskGroup() as group:
-            for blow in blows(sorted(self.fleet.nodes), self.seed, self.longest_s):
+            for blow in blows(sorted(self.targets), self.seed, self.longest_s):
                 if await self._over_within(blow.pause_s):
                     return
-                node = self.fleet.nodes[blow.node]
-                well = [one for one in self.fleet.nodes.values() if one.is_well]
-                if node.is_well and len(well) > self.spared:
+                target = self.targets[blow.name]
+                well = [one for one in self.targets.values() if one.is_well]
+                if target.is_well and len(well) > self.spared:
                     self.dealt[blow.kind] += 1
                     if blow.kind == "freeze":
-                        node.freeze()
-                        group.create_task(self._thaw(node, blow))
+                        target.freeze()
+                        group.create_task(self._thaw(target, blow))
                     else:
-                        group.create_task(self._replace(node, blow))
+                        group.create_task(self._replace(target, blow))
 
     async def _over_within(self, seconds: float) -> bool:
         with suppress(TimeoutError):
@@ -89,14 +104,14 @@ class Storm:
                 await self._over.wait()
         return self._over.is_set()
 
-    async def _thaw(self, node: FleetNode, blow: Blow) -> None:
+    async def _thaw(self, target: Struck, blow: Blow) -> None:
         await self._over_within(blow.lasts_s)
-        node.thaw()
+        target.thaw()
 
-    async def _replace(self, node: FleetNode, blow: Blow) -> None:
+    async def _replace(self, target: Struck, blow: Blow) -> None:
         if blow.kind == "kill":
-            await node.kill()
+            await target.kill()
         else:
-            assert await node.stop() == 0
+            assert await target.stop() == 0
         await self._over_within(blow.lasts_s)
-        await node.start()
+        await target.start()
