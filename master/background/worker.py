@@ -13,15 +13,16 @@ from contextlib import AsyncExitStack
 
 import psutil
 
-from common import logs
+from common import __version__, logs
 from common.logs import get_logger
 from common.program import loop_factory, when_the_parent_is_gone
 from common.settings import MasterSettings
 from master.background.catalogue import Catalogue
 from master.background.jobs import JobLimits, JobService
 from master.background.remote import MasterLink
+from master.state.database import parse_address
 from master.state.durable import Place
-from master.state.executors import Executors
+from master.state.executors import Executors, Liveness
 from master.state.store import Store
 
 _NICENESS = 10
@@ -39,8 +40,7 @@ def run_worker(
     """Run jobs until SIGTERM or SIGINT. Raises `CouncilError` when it cannot start."""
     logs.configure(level=settings.log_level, fmt=settings.log_format, program="job worker")
     be_nice()
-    on_server = not settings.sqlalchemy_url.startswith("sqlite")
-    with asyncio.Runner(loop_factory=loop_factory(by_select=on_server)) as runner:
+    with asyncio.Runner(loop_factory=loop_factory(by_select=settings.on_server)) as runner:
         return runner.run(_work(settings, url, key, verify, exit_with_parent))
 
 
@@ -57,7 +57,7 @@ async def _work(
             store=store,
             place=Place.beside(settings.sqlalchemy_url),
             catalogue=Catalogue.of(priorities=settings.bg_priorities, extensions=settings.job_types),
-            executors=Executors(settings.data_dir / "executors"),
+            executors=await _liveness(settings, stack),
             model=link,
             gate=link,
             limits=JobLimits.of(settings),
@@ -76,6 +76,19 @@ async def _work(
         await stop.wait()
         _log.info("job worker stops", running=len(jobs.running_ids))
     return 0
+
+
+async def _liveness(settings: MasterSettings, stack: AsyncExitStack) -> Liveness:
+    """Where others see that this process lives: a lock on the database server, or on this machine."""
+    if not settings.on_server:
+        return Executors(settings.data_dir / "executors")
+    from master.state.presence import Presence  # late: as in the master
+
+    presence = Presence(
+        parse_address(settings.sqlalchemy_url), name=settings.name, version=__version__, data_dir=None
+    )
+    await stack.enter_async_context(presence.running())
+    return presence
 
 
 def be_nice() -> None:

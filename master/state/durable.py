@@ -226,7 +226,8 @@ def _prepare(place: Place) -> None:
     if not any(isinstance(one, logging.NullHandler) for one in logger.handlers):
         # With a handler of ours it brings none of its own, and what it says goes where our logs go.
         logger.addHandler(logging.NullHandler())
-        logger.addFilter(_one_line)
+        logger.addFilter(_worth_a_line)
+        logger.setLevel(logging.WARNING)  # it migrates, aloud, before it reads its own setting
     from dbos import DBOS
 
     if place.file is not None:
@@ -243,11 +244,11 @@ def _stop(engine: type[DBOS], queue: str) -> None:
         engine.destroy(destroy_registry=True)
 
 
-def _one_line(record: logging.LogRecord) -> bool:
-    """What goes wrong reaches us as an exception, with its trace where it is ours."""
+def _worth_a_line(record: logging.LogRecord) -> bool:
+    """No traces: what goes wrong reaches us as an exception. No word of jobs that we stop ourselves."""
     record.exc_info = None
     record.exc_text = None
-    return True
+    return not str(record.msg).startswith("Asyncio task cancelled")
 
 
 def _serializer() -> Any:

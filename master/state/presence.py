@@ -66,9 +66,11 @@ class Presence:
     """
 
     def __init__(
-        self, address: URL, *, name: str, version: str, data_dir: Path, cluster_key: str = ""
+        self, address: URL, *, name: str, version: str, data_dir: Path | None, cluster_key: str = ""
     ) -> None:
-        """`cluster_key`: what the masters show each other."""
+        """`cluster_key`: what the masters show each other. Without a `data_dir` it is no master: a process
+        that only runs jobs holds locks and sees those of others, and nobody sends it anything.
+        """
         self.id = uuid.uuid4().hex
         self.name = name
         self.cluster_key = cluster_key
@@ -82,7 +84,7 @@ class Presence:
         self.url = ""
         self._conninfo = address.set(drivername="postgresql").render_as_string(hide_password=False)
         self._options = server_options(address) | {"options": _WATCHED}
-        self._life = data_dir / LIFE_FILE
+        self._life = data_dir / LIFE_FILE if data_dir is not None else None
         self._roll = Roll()
         self._names = {self.id}
         self._connection: AsyncConnection[Any] | None = None
@@ -101,10 +103,11 @@ class Presence:
             await self._connect()
         except (OperationalError, OSError) as error:
             raise StorageBusyError(f"the database does not answer ({error}); see that it runs") from error
-        # Whoever lived in this folder before is dead: this process holds its lock.
-        before = await asyncio.to_thread(_exchange_life, self._life, self.id)
-        if before:
-            self._roll.gone(before)
+        if self._life is not None:
+            # Whoever lived in this folder before is dead: this process holds its lock.
+            before = await asyncio.to_thread(_exchange_life, self._life, self.id)
+            if before:
+                self._roll.gone(before)
         await self._look()
         looking = asyncio.create_task(self._keep_looking(), name="presence")
         try:
@@ -173,6 +176,9 @@ class Presence:
 
     async def _look(self) -> None:
         now = time.monotonic()
+        if self._life is None:
+            self._roll.seen(dict(await self._execute(_HELD)))
+            return
         if now - self._beaten_at >= _BEAT_EVERY_S:
             await self._execute(
                 "INSERT INTO masters (id, name, url, version, started_at, seen_at) "
