@@ -83,6 +83,7 @@ async def status(master: Master) -> dict[str, Any]:
         "by_type": counts,
         "waiting_for": jobs.waiting_for() or caps.reason(calls=spent.calls, tokens=spent.total_tokens),
         "gate": gate_status(master.gatekeeper.gate, master.gatekeeper.pattern),
+        "use": master.usage.now(),
         "paused": jobs.paused[0],
         "holds": jobs.holds(),
         "concurrency": jobs.limits.concurrency,

@@ -127,6 +127,8 @@ async def show_worker(name: str, master: Master) -> dict[str, Any]:
     except CouncilError as error:
         shown["system"] = None
         shown["error"] = shown["error"] or error.detail
+    shown["use"] = master.usage.now().get(name, {})
+    shown["background"] = master.gatekeeper.explain(name)
     shown["history"] = list(node.history.samples)
     calls = await master.store.nodes.calls_since(name, time.time() - KEPT_S)
     shown["calls"] = {

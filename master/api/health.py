@@ -69,14 +69,7 @@ async def health(master: Master, response: Response) -> dict[str, Any]:
 @router.get("/health/system")
 async def health_system(master: Master) -> dict[str, Any]:
     """This machine, and what the engines of every node take now, in percent of their whole machine."""
-    use = {
-        node: {
-            part: {"cpu_percent": one.cpu_percent, "memory_bytes": one.memory_bytes}
-            for part, one in parts.items()
-        }
-        for node, parts in master.usage.minutes.latest.items()
-    }
-    return {**await asyncio.to_thread(system_health, master.settings.data_dir), "nodes": use}
+    return {**await asyncio.to_thread(system_health, master.settings.data_dir), "nodes": master.usage.now()}
 
 
 @router.get("/health/ollama")

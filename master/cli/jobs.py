@@ -20,6 +20,7 @@ JobId = Annotated[str, typer.Argument(help="Id of the job.")]
 
 def status(url: UrlOption = None, key: KeyOption = None, as_json: JsonOption = False) -> None:
     """Show the queue, what runs, why nothing does, and what today has cost."""
+    from master.cli.gate import use_rows
     from master.cli.locate import call_master
     from master.cli.terminal import print_json, print_table
 
@@ -43,6 +44,12 @@ def status(url: UrlOption = None, key: KeyOption = None, as_json: JsonOption = F
             for name in sorted({name for of_type in found["by_type"].values() for name in of_type})
         ],
         empty="No jobs.",
+    )
+    print_table(
+        "What engines and our own programs take",
+        ["node", "part", "CPU", "memory"],
+        [[node, *row] for node, use in found.get("use", {}).items() for row in use_rows(use)],
+        empty="No figures yet.",
     )
 
 

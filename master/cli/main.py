@@ -54,6 +54,7 @@ GROUPS = {
                 for name in ("status", "list", "show", "submit", "cancel", "retry", "pause", "resume")
             },
             **{name: f"dead_jobs:{name}" for name in ("dead", "replay", "dismiss")},
+            "gate": "gate:gate",
             "worker": "job_worker:worker",
             "schedules": "schedules:list",
             "schedule": "schedules:add",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from master.cli.gate import use_rows
 from master.cli.terminal import human_size, print_table
 
 
@@ -12,7 +13,12 @@ def print_worker(one: dict[str, Any]) -> None:
     facts = ("name", "state", "reason", "url", "version", "slots", "running", "error")
     rows: list[list[object]] = [[fact, str(one[fact])] for fact in facts if one.get(fact) is not None]
     rows.append(["engines", engines(one)])
+    if one.get("background"):
+        rows.append(["background work", one["background"]])
     print_table("Node", ["what", "value"], [*rows, *_machine(one), *_calls(one)], empty="")
+    use = use_rows(one.get("use") or {})
+    if use:
+        print_table("What it takes", ["part", "CPU", "memory"], use, empty="")
     speeds = {
         (str(each.get("model")), str(each.get("engine", "main"))): each
         for each in one.get("speeds") or []

@@ -42,6 +42,16 @@ class UsageKeeper:
         self._data_dir = data_dir
         registry.system_listeners.append(self._told)
 
+    def now(self) -> dict[str, dict[str, dict[str, float | int | None]]]:
+        """What each part of each node takes now, as the API shows it."""
+        return {
+            node: {
+                part: {"cpu_percent": one.cpu_percent, "memory_bytes": one.memory_bytes}
+                for part, one in parts.items()
+            }
+            for node, parts in self.minutes.latest.items()
+        }
+
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Sample and store until the end of the block, the unfinished minute as well."""

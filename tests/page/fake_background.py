@@ -116,7 +116,7 @@ class FakeBackground:
         return JSONResponse(
             {
                 "jobs": counts,
-                "waiting_for": None if self.gate["open"] else self.gate["reason"].removeprefix("waiting: "),
+                "waiting_for": None if self.gate["open"] else self.gate["reason"],
                 "gate": self.gate,
                 "paused": self.paused,
                 "today": today,

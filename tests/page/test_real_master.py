@@ -72,3 +72,26 @@ async def test_a_follow_up_joins_the_conversation_and_a_reload_shows_the_same(
     await page.get_by_text("Full result.").wait_for(timeout=30_000)
     assert await page.get_by_text("What is a lock?").count() > 0
     await picture(page, "real-master-phone-dark")
+
+
+async def test_a_session_is_archived_and_background_work_is_shown(
+    open_page: OpenPage, watch: Watch, picture: Picture
+) -> None:
+    page = await open_page()
+    await ask(page, "What should be kept?")
+    await page.get_by_text("Full result.").wait_for(timeout=30_000)
+    await page.get_by_role("button", name="Archive", exact=True).click()
+    await page.get_by_role("button", name="Open the archive").click(timeout=30_000)
+    await page.get_by_role("heading", name="What should be kept?").wait_for()
+    await page.locator(".archive-meta .pill").wait_for()
+    await page.get_by_role("link", name="Background work").first.click()
+    reason = page.locator(".gate-reason")
+    await reason.wait_for()
+    assert (await reason.inner_text()).startswith("Waiting: ")
+    await page.get_by_role("region", name="Machines").get_by_text("pc2").wait_for()
+    await page.get_by_role("article", name="Use of pc2").locator("canvas").first.wait_for()
+    await page.get_by_role("region", name="Jobs").get_by_text("Summarise").first.wait_for()
+    await picture(page, "real-master-background")
+    await page.get_by_role("link", name="Archives").first.click()
+    await page.locator(".archive-line").first.wait_for()
+    assert watch.dialogs == []

@@ -62,7 +62,7 @@ function Queue({ state }) {
     <div class="card-head"><h2 id="jobs-title">Jobs</h2>
       <button type="button" class="quiet" onClick=${() => setPaused(!state.paused)}>${state.paused ? "Resume the queue" : "Pause the queue"}</button></div>
     ${state.paused && html`<${Banner} kind="warning" title="The queue is paused."> Nothing new starts until it is resumed.<//>`}
-    ${!state.paused && waiting > 0 && state.waiting_for && html`<p class="hint">${plural(waiting, "job")} waiting: ${state.waiting_for}.</p>`}
+    ${!state.paused && waiting > 0 && state.waiting_for && html`<p class="hint">${plural(waiting, "job")} waiting: ${state.waiting_for.replace(/^waiting: /, "")}.</p>`}
     <p class="hint">Today: ${plural(today.calls, "model call")}${today.max_calls ? ` of ${count(today.max_calls)}` : ""}, ${count(today.total_tokens)}${today.max_tokens ? ` of ${count(today.max_tokens)}` : ""} tokens.</p>
     ${listed.length
       ? html`<ul class="jobs">${listed.map((job) => html`<${JobRow} key=${job.id} job=${job} />`)}</ul>

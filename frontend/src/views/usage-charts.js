@@ -57,7 +57,10 @@ function Chart({ parts, column, title }) {
       const axis = { stroke: colour("--text-faint"), grid: { stroke: colour("--line"), width: 1 }, ticks: { show: false } };
       plot.current = new UPlot({
         width: element.clientWidth, height: HEIGHT, padding: [8, 36, 0, 0], cursor: { y: false },
-        scales: { y: { range: (/** @type {any} */ _, /** @type {number} */ __, /** @type {number} */ most) => [0, cpu ? Math.min(100, Math.max(10, most * 1.15)) : Math.max(1e8, (most || 0) * 1.15)] } },
+        scales: { x: { range: (/** @type {any} */ _, /** @type {number} */ __, /** @type {number | null} */ newest) => {
+          const end = newest ?? Date.now() / 1000;
+          return [end - usageHours.value * 3600, end];
+        } }, y: { range: (/** @type {any} */ _, /** @type {number} */ __, /** @type {number} */ most) => [0, cpu ? Math.min(100, Math.max(10, most * 1.15)) : Math.max(1e8, (most || 0) * 1.15)] } },
         series: [{ value: (/** @type {any} */ _, /** @type {number} */ at) => (at == null ? "–" : clock(at)) },
           ...shown.map((part) => ({ label: part.name, stroke: colour(part.colour), width: part.width, dash: part.dash, spanGaps: false,
             points: { show: data[0].length < 3 }, value: (/** @type {any} */ _, /** @type {number | null} */ value) => written(value) }))],
@@ -86,9 +89,9 @@ function Machine({ node, parts }) {
       <thead><tr><th scope="col" class="text">Part</th><th scope="col">CPU now</th><th scope="col">Highest</th><th scope="col">Memory</th></tr></thead>
       <tbody>${rows.map(({ part, name, colour }) => {
         const cpu = last(parts[part].cpu_percent);
-        const most = Math.max(...parts[part].cpu_max.map((value) => value ?? 0));
+        const seen = parts[part].cpu_max.filter((value) => value != null);
         return html`<tr key=${part}><th scope="row" class="text"><i class=${`swatch ${colour.slice(2)}`}></i>${name}</th>
-          <td>${cpu == null ? "–" : `${cpu.toFixed(1)} %`}</td><td>${most.toFixed(1)} %</td><td>${bytes(last(parts[part].memory_bytes)) || "–"}</td></tr>`;
+          <td>${cpu == null ? "–" : `${cpu.toFixed(1)} %`}</td><td>${seen.length ? `${Math.max(...seen).toFixed(1)} %` : "–"}</td><td>${bytes(last(parts[part].memory_bytes)) || "–"}</td></tr>`;
       })}</tbody>
     </table></div>
     <div class="charts">

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
 
+from tests.service.cli.command import Council
 from tests.service.master import rig
 from tests.service.master.rig import Rig, assert_full
 from tests.standin import Fault
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-SHORT = {"BG_IDLE_THRESHOLD": "0.6", "BG_LONG_IDLE_THRESHOLD": "1.2", "BG_MAX_CPU": "1", "BG_MAX_MEMORY": "1"}
+SHORT = {
+    "BG_IDLE_THRESHOLD": "0.6",
+    "BG_LONG_IDLE_THRESHOLD": "1.2",
+    "BG_MAX_CPU": "1",
+    "BG_MAX_MEMORY": "1",
+    "COUNCIL_JOB_TYPES": "tests.service.background.scripted:TYPES",
+}
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -53,6 +62,41 @@ async def test_a_question_shuts_the_gate_until_it_is_answered_and_some_time_afte
     await cluster.client.post(f"/api/council/sessions/{opened['id']}/cancel")
     shown = await until(cluster, "cooling", "idle")
     await until(cluster, "long_idle")
+
+
+async def test_a_job_waits_while_somebody_asks_goes_on_when_idle_and_stops_at_once(cluster: Rig) -> None:
+    await until(cluster, "long_idle")
+    cluster.standin.set_model(rig.model("m4", token_ms=4))
+    cluster.standin.add_faults(Fault("stall", model=rig.CHAIRMAN, after_tokens=2, times=1))
+    opened = await cluster.open()
+    await cluster.writing(opened["id"], "synthesis")
+    asking = {"type": "asking", "input": {"calls": 8, "model": "m4"}}
+    job = (await cluster.client.post("/api/background/jobs", json=asking)).json()
+
+    async def shown() -> dict[str, Any]:
+        found: dict[str, Any] = (await cluster.client.get(f"/api/background/task/{job['id']}")).json()
+        return found
+
+    def calls() -> int:
+        return len(cluster.standin.calls(kind="chat", model="m4"))
+
+    status = (await cluster.client.get("/api/background/status")).json()
+    assert status["waiting_for"] == "waiting: an interactive call runs"
+    assert ((await shown())["state"], calls()) == ("queued", 0)
+    await cluster.client.post(f"/api/council/sessions/{opened['id']}/cancel")
+    async with asyncio.timeout(20):
+        while (await shown())["progress"]["done"] < 2:
+            continue
+    for _ in range(12):  # somebody types for a while
+        await cluster.client.post("/api/background/register_activity")
+        before = calls()
+        await asyncio.sleep(0.1)
+    assert calls() == before
+    assert (await shown())["progress"]["done"] < 8
+    async with asyncio.timeout(30):
+        while (ended := await shown())["state"] not in ("done", "dead"):
+            continue
+    assert (ended["state"], ended["attempts"], calls()) == ("done", 0, 8)
 
 
 async def test_looking_keeps_no_gate_shut(cluster: Rig) -> None:
@@ -106,6 +150,26 @@ async def test_the_gate_is_measured(cluster: Rig) -> None:
     metrics = (await cluster.client.get("/metrics")).text
     assert "council_gate_open 1.0" in metrics
     assert 'council_gate_moves_total{state="active"}' in metrics
+
+
+async def test_the_command_shows_the_gate_and_what_engines_take(cluster: Rig, tmp_path: Path) -> None:
+    async def council(*words: str) -> str:
+        done = await asyncio.to_thread(Council(tmp_path).run, *words, "--url", cluster.master.url)
+        assert (done.code, done.err) == (0, "")
+        return done.out
+
+    await until(cluster, "long_idle")
+    told = await council("jobs", "gate")
+    assert told.startswith("open: nothing interactive for")
+    assert "pc2" in told
+    assert json.loads(await council("jobs", "gate", "--json"))["open"]
+    async with asyncio.timeout(20):
+        while "main" not in (status := await council("jobs", "status")):
+            continue
+    assert "this machine" in status
+    shown = await council("worker", "show", "pc2")
+    assert "open: nothing interactive for" in shown
+    assert "What it takes" in shown
 
 
 async def test_what_others_take_of_the_machine_is_told(cluster: Rig) -> None:
