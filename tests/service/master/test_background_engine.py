@@ -61,7 +61,7 @@ class TwoEngines:
         self.background.set_model(model(BACKGROUND))
         await self.told(lambda told: bool(told["state"] == "connected"))  # the node knows, too
 
-    async def told(self, holds: Callable[[dict[str, Any]], bool], within_s: float = 10.0) -> dict[str, Any]:
+    async def told(self, holds: Callable[[dict[str, Any]], bool], within_s: float = 30.0) -> dict[str, Any]:
         """What the master tells of the engine, once that holds."""
         async with asyncio.timeout(within_s):
             while True:
@@ -134,7 +134,7 @@ async def beats(calls: BackgroundCalls) -> AsyncIterator[Callable[[], Awaitable[
 
 async def goes_to(calls: BackgroundCalls, target: str) -> None:
     """Wait until calls go there."""
-    async with beats(calls) as beat, asyncio.timeout(15):
+    async with beats(calls) as beat, asyncio.timeout(30):
         while calls.status()["target"] != target:
             await beat()
 
@@ -263,7 +263,7 @@ async def test_an_engine_that_dies_in_the_middle_of_a_call_costs_the_call_nothin
         job = group.create_task(calls.generate(ask()))
         await two.background.until(lambda engine: engine.counters.in_flight, 10)
         await two.kill_background()
-        answer = await within(15, job)
+        answer = await within(30, job)
         assert answer.engine == "main"
         assert calls.status()["target"] == "main"
 
@@ -291,7 +291,7 @@ async def test_under_the_policy_wait_a_call_waits_until_the_engine_is_back(two: 
             await calls.run(Call("late", "", (Message("user", "Why?"),)), SilentWatcher(), wait_s=0.2)
         assert late.value.code == "queue_timeout"
         await two.heal()
-        assert (await within(15, job)).engine == "background"
+        assert (await within(30, job)).engine == "background"
         # Those that wait are bounded, as all who wait are.
         await two.kill_background()
         await goes_to(calls, "wait")
@@ -323,14 +323,13 @@ async def test_the_background_engine_serves_while_the_main_one_is_down(two: TwoE
         await two.main.stop_accepting()
         two.main.drop_all_connections()
         try:
-            async with beats(calls) as beat, asyncio.timeout(10):
-                while node.answers:
+            async with beats(calls) as beat, asyncio.timeout(20):
+                while node.state != "unhealthy":
                     await beat()
-            assert node.state == "unhealthy"
             assert (await calls.generate(ask())).engine == "background"
         finally:
             await two.main.resume_accepting()
-        async with beats(calls) as beat, asyncio.timeout(10):
+        async with beats(calls) as beat, asyncio.timeout(20):
             while not node.answers:
                 await beat()
 
@@ -352,7 +351,7 @@ async def test_a_full_background_engine_takes_no_slot_from_people_and_is_not_pre
             await within(10, chat)
         assert not any(job.done() for job in jobs)
         for job in jobs:
-            assert (await within(15, job)).engine == "background"
+            assert (await within(30, job)).engine == "background"
     assert [one.outcome for one in two.background.calls(kind="chat")] == ["done"] * (SLOTS + 1)
 
 
@@ -368,7 +367,7 @@ async def test_any_node_with_a_background_engine_may_serve(two: TwoEngines, tmp_
         calling(two.node, pc3) as calls,
     ):
         await two.kill_background()
-        assert (await within(15, asyncio.create_task(calls.generate(ask())))).node == "pc3"
+        assert (await within(30, asyncio.create_task(calls.generate(ask())))).node == "pc3"
         assert calls.status()["target"] == "background"
     assert two.main.calls(kind="chat") == []
 
@@ -401,7 +400,7 @@ async def test_a_job_goes_to_the_idle_node_while_another_is_busy(
     ):
         calls.gate = gate = ScriptedGate(busy)
         for _ in range(3):
-            answer = await within(15, asyncio.create_task(calls.generate(ask())))
+            answer = await within(30, asyncio.create_task(calls.generate(ask())))
             assert {answer.node, busy} == {"pc2", "pc3"}
         assert gate.asked_for[-1] == {"pc2", "pc3"}
 
