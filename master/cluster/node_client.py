@@ -195,6 +195,12 @@ class NodeClient:
             yield response.content.iter_any()
 
     async def _refused(self, response: aiohttp.ClientResponse) -> errors.CouncilError:
+        if response.status in (401, 403, 429):
+            # Nothing is wrong with the call: another node may take it.
+            return errors.NodeUnreachableError(
+                f"{self.name} does not take this master's key any more; remove it and let it join again",
+                node=self.name,
+            )
         try:
             return self._failure(response.status, await response.read())
         except _TRANSPORT_ERRORS as error:

@@ -268,6 +268,8 @@ class Fleet:
         for log in sorted(self.folder.glob("*.log")):
             text = log.read_text(errors="replace")
             lines = [line for line in text.splitlines() if "Traceback" in line or "Task exception" in line]
+            # A report on a machine with much to do, still being made as the program was told to stop.
+            lines = [line for line in lines if "timeout graceful shutdown exceeded" not in line]
             assert not lines, f"{log.name}: {lines[0][:300]} … {lines[0][-900:]}"
 
 

@@ -1,4 +1,4 @@
-"""A question for models whose node is down this moment is refused with the truth, and answered afterwards."""
+"""Nodes that are down, or do not know their master any more, when a question comes."""
 
 from __future__ import annotations
 
@@ -26,3 +26,26 @@ async def test_a_model_on_a_node_that_is_down_is_not_called_unknown(tmp_path: Pa
             assert "retry-after" not in unknown.headers
         await fleet.settle()
         assert_full(await fleet.council(body))
+
+
+async def test_calls_to_a_node_with_another_key_run_elsewhere(tmp_path: Path) -> None:
+    models = {name: [model("m1"), model("m2"), model(CHAIRMAN)] for name in ("pc2", "pc3")}
+    body = {"question": "Who are you?", "selected_agents": ["m1", "m2"] * 3, "chairman": CHAIRMAN}
+    # So long a heartbeat that only the calls themselves meet the refusal.
+    async with fleets.prepared(tmp_path, models, env={"COUNCIL_HEARTBEAT_S": "60"}) as fleet:
+        strange = fleet.nodes["pc2"]
+        await strange.stop()
+        strange.env = {"COUNCIL_NODE_KEY": "k" * 32}
+        await strange.start()
+        fleet.addresses = {"pc2": f"{strange.url}#{'k' * 32}"}
+        await fleet.start_master()
+        await fleet.settle()
+        await strange.stop()
+        strange.env = {"COUNCIL_NODE_KEY": "other" * 8}
+        await strange.start()
+        session = await fleet.council(body)
+        assert_full(session)
+        assert {agent["node"] for agent in session["agents"]} == {"pc3"}
+        refused = [row for row in fleet.rows("attempts") if row["outcome"] == "restarted"]
+        assert refused
+        assert all("key" in row["error"] and row["node"] == "pc2" for row in refused)
