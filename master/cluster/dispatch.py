@@ -276,7 +276,10 @@ class Dispatcher:
     def _free(self, call_id: str) -> None:
         self._attempts.pop(call_id, None)
         self.lanes.release(call_id, time.monotonic())
-        self._hand_out_soon()
+        if self.lanes.waiting:
+            self._hand_out_soon()
+        else:
+            CALLS_WAITING.set(0)
 
     # -- while calls wait -----------------------------------------------------------------------------------
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from typing import Any, TypeVar
 
 import aiohttp
@@ -122,10 +122,11 @@ class NodeClient:
     @asynccontextmanager
     async def pull(self, model: str, engine: EngineName = "main") -> AsyncIterator[AsyncIterator[bytes]]:
         """Lines of progress while the node fetches a model."""
-        async with self._stream(
-            _PULL, encoder.encode({"model": model, "engine": engine, "stream": True})
-        ) as reads:
-            yield self._lines(reads)
+        async with (
+            self._stream(_PULL, encoder.encode({"model": model, "engine": engine, "stream": True})) as reads,
+            aclosing(self._lines(reads)) as lines,
+        ):
+            yield lines
 
     @staticmethod
     def written(request: GenerateRequest) -> bytes:
@@ -144,9 +145,12 @@ class NodeClient:
         An end of the bytes is the end of the iterator: whether the last message came is the caller's to see.
         """
         async with self._stream(_GENERATE, body, traceparent) as reads:
-            yield self._messages(reads)
+            # Callers leave after the last message: a generator that nobody closes is ended by the loop, which
+            # costs a task, two system calls and two turns.
+            async with aclosing(self._messages(reads)) as messages:
+                yield messages
 
-    async def _lines(self, reads: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async def _lines(self, reads: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
         splitter = LineSplitter()
         try:
             async for data in reads:
@@ -159,7 +163,7 @@ class NodeClient:
         if splitter.rest:
             yield splitter.rest
 
-    async def _messages(self, reads: AsyncIterator[bytes]) -> AsyncIterator[list[StreamMessage]]:
+    async def _messages(self, reads: AsyncIterator[bytes]) -> AsyncGenerator[list[StreamMessage], None]:
         splitter = LineSplitter()
         try:
             async for data in reads:
