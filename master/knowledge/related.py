@@ -29,9 +29,9 @@ def terms_of(texts: Iterable[tuple[str, int]]) -> dict[str, int]:
     """The terms that stand for an archive with how often they occur; each text has a weight."""
     counted: Counter[str] = Counter()
     for text, weight in texts:
-        for word in telling(words(text)):
+        for word, count in Counter(telling(words(text))).items():
             if not (word.isdigit() and len(word) < 3) and len(word) <= 60:
-                counted[word] += weight
+                counted[word] += weight * count
     return dict(sorted(counted.items(), key=lambda one: (-one[1], one[0]))[:MOST_TERMS])
 
 

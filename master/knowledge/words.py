@@ -21,6 +21,7 @@ _STOP_WORDS = """
 """
 # Accents of Latin, Greek and Cyrillic letters. Those of other scripts change what a word is.
 _ACCENTS = re.compile(r"[\u0300-\u036f]+")
+_ASCII_WORD = re.compile(r"[a-z]+|\d+")
 # Scripts written without spaces: their words are taken as pairs of neighbouring characters.
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 
@@ -52,20 +53,36 @@ def _word() -> re.Pattern[str]:
 
 
 @lru_cache(maxsize=1)
+def _unspaced_first() -> re.Pattern[str]:
+    return re.compile(f"[{_UNSPACED}]")
+
+
+@lru_cache(maxsize=1)
 def _unspaced() -> re.Pattern[str]:
     return re.compile(f"[{_UNSPACED}]+|[^{_UNSPACED}]+")
 
 
 def words(text: str) -> list[str]:
     """The words of a text in order, folded: letters with marks, runs of digits, pairs of Han signs."""
+    folded = fold(text)
+    if folded.isascii():
+        return [_number(word) if word.isdigit() else word for word in _ASCII_WORD.findall(folded)]
     found: list[str] = []
-    for match in _word().finditer(fold(text)):
-        for run in _unspaced().findall(match.group()):
-            if re.match(f"[{_UNSPACED}]", run):
+    for word in _word().findall(folded):
+        if word.isascii():
+            found.append(_number(word) if word.isdigit() else word)
+            continue
+        for run in _unspaced().findall(word):
+            if _unspaced_first().match(run):
                 found += [run[i : i + 2] for i in range(max(1, len(run) - 1))]
             else:
-                found.append(run.lstrip("0") or "0" if run.isdigit() else run)
+                found.append(_number(run) if run.isdigit() else run)
     return found
+
+
+def _number(digits: str) -> str:
+    """One spelling for 7 and 007."""
+    return digits.lstrip("0") or "0"
 
 
 def telling(found: Iterable[str]) -> list[str]:

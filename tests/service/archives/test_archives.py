@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import AsyncIterator
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.service.master.rig import MODELS, SEATS, Rig, model
@@ -203,3 +206,26 @@ async def test_a_file_far_beyond_the_limit_of_other_bodies_is_imported(cluster: 
     assert (await send(cluster, body))["imported"] == 1
     refused = await cluster.client.post(ARCHIVE, content=body, headers={"content-type": "application/json"})
     assert refused.status_code == 413
+
+
+@pytest.mark.long
+async def test_two_thousand_conversations_are_imported_in_little_memory(cluster: Rig) -> None:
+    """50 MB: held whole, they would be several times that."""
+
+    async def lines() -> AsyncIterator[bytes]:
+        for number in range(2000):
+            said = f"Talk {number} about harbour-{number % 40}-. " + f"The ferry leaves at {number}. " * 850
+            yield json.dumps({"messages": [{"role": "user", "content": said}]}).encode() + b"\n"
+
+    master = psutil.Process(cluster.master.pid)
+    before = most = master.memory_info().rss
+    sending = asyncio.create_task(
+        cluster.client.post("/api/conversation/import", content=lines(), timeout=600.0)
+    )
+    while not sending.done():
+        most = max(most, master.memory_info().rss)
+        assert (await cluster.client.get("/health", timeout=10.0)).status_code == 200
+        await asyncio.sleep(0.1)
+    assert (await sending).json()["imported"] == 2000
+    assert most - before < 60 * 1024 * 1024
+    assert len(await listed(cluster, q="harbour-39-", limit=200)) == 50

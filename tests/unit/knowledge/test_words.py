@@ -19,7 +19,8 @@ def test_words_of_many_scripts_are_found() -> None:
     assert words("Straße ÉCOLE 007") == ["strasse", "ecole", "7"]
     assert words("हिन्दी भाषा") == ["हिन्दी", "भाषा"]
     assert words("数据库") == ["数据", "据库"]
-    assert words("iPhone15") == ["iphone", "15"]
+    assert words("iPhone15, 007!") == ["iphone", "15", "7"]
+    assert words("iPhone15, 007 für 数") == ["iphone", "15", "7", "fur", "数"]
 
 
 @pytest.mark.parametrize(
