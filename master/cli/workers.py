@@ -25,7 +25,7 @@ def add(
     key: Annotated[str | None, typer.Option("--key", help="Key of the node (its COUNCIL_NODE_KEY).")] = None,
     fingerprint: Annotated[
         str | None,
-        typer.Option("--fingerprint", help="Of its certificate; refused so far, since nodes speak HTTP."),
+        typer.Option("--fingerprint", help="Of its certificate; `council node start` printed it there."),
     ] = None,
     mac: MacOption = None,
     url: UrlOption = None,
@@ -96,7 +96,7 @@ def show(name: NodeName, url: UrlOption = None, key: KeyOption = None, as_json: 
 
 
 def remove(name: NodeName, url: UrlOption = None, key: KeyOption = None, as_json: JsonOption = False) -> None:
-    """Forget a node; calls that run there are restarted elsewhere."""
+    """Forget a node, and tell it; calls that run there are restarted elsewhere."""
     from master.cli.locate import call_master
     from master.cli.terminal import print_json
 
