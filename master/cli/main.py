@@ -19,7 +19,7 @@ COMMANDS = {
     "doctor": ("doctor:doctor", "Say what is wrong here or in the cluster, and what to type."),
 }
 GROUPS = {
-    "master": ("The master alone.", {"start": "start:start_master"}),
+    "master": ("The master alone.", {"start": "start:start_master", "list": "masters:list"}),
     "node": ("A worker node on this machine.", {"start": "start:start_node"}),
     "worker": (
         "The nodes of the cluster.",

@@ -73,6 +73,21 @@ async def test_a_connection_that_breaks_makes_nobody_dead(postgres_url: str, tmp
         assert b.lives(a.id)
 
 
+async def test_a_process_that_only_runs_jobs_lives_among_masters_and_is_none(
+    postgres_url: str, tmp_path: Path
+) -> None:
+    worker = Presence(parse_address(postgres_url), name="job worker", version="1", data_dir=None)
+    async with present(postgres_url, tmp_path, "a") as a:
+        async with worker.running():
+            await asyncio.to_thread(worker.hold, "worker-1")
+            for _ in range(30):
+                assert a.lives("worker-1")
+                await asyncio.sleep(0.05)
+            assert (dict(a.peers), a.is_leader, worker.is_leader) == ({}, True, False)
+            assert worker.lives(a.id)
+        await until(lambda: not a.lives("worker-1"))
+
+
 @pytest.mark.parametrize("seconds_ago", [0.0, 42.0])
 async def test_who_uses_one_master_is_heard_by_the_other(
     postgres_url: str, tmp_path: Path, seconds_ago: float
