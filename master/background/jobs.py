@@ -232,8 +232,10 @@ class JobService:
                 _log.info("schedule due", schedule=schedule.name, job_id=added.id, new=added.is_new)
 
     async def _prune(self) -> None:
-        while gone := await self._store.jobs.prune(self.limits.retention):
-            await self._durable.forget(gone)
+        """Delete what is too old: in the engine first, so that a crash leaves nothing without its row."""
+        while old := await self._store.jobs.expired(self.limits.retention):
+            await self._durable.forget(old)
+            await self._store.jobs.delete(old, self.limits.retention)
 
     def waiting_for(self) -> str | None:
         """Why no job starts now, in words; `None` when one may."""
@@ -476,6 +478,11 @@ class JobService:
             raise NodeDrainingError("the master is stopping; ask again when it is back", retry_after_s=5.0)
 
     # -- what people are told -----------------------------------------------------------------------------
+
+    @property
+    def engine_runs(self) -> bool:
+        """Whether the job engine has been started: with the first job, until there was none for a while."""
+        return self._durable.is_launched
 
     @property
     def running_ids(self) -> frozenset[str]:

@@ -433,20 +433,27 @@ class JobRepository:
 
     # -- retention ----------------------------------------------------------------------------------------
 
-    async def prune(self, older_than: timedelta, *, limit: int = MOST_AT_ONCE) -> Sequence[str]:
-        """Delete jobs that ended so long ago; dead letters stay. The ids of what was deleted."""
+    async def expired(self, older_than: timedelta) -> Sequence[str]:
+        """Some jobs that ended so long ago, by their ids; dead letters stay."""
+        async with self._db.read() as db:
+            return list(await db.scalars(select(_jobs.c.id).where(*_expired(older_than)).limit(MOST_AT_ONCE)))
+
+    async def delete(self, job_ids: Collection[str], older_than: timedelta) -> None:
+        """Delete these, except what was retried meanwhile, and what belongs to no job any more."""
         before = datetime.now(UTC) - older_than
-        ended = (_jobs.c.state.in_(("done", "failed", "cancelled")), _jobs.c.ended_at < before)
+        left = select(_jobs.c.id).where(_jobs.c.batch_id == BatchRow.id)
         async with self._db.write() as db:
-            ids = list(await db.scalars(select(_jobs.c.id).where(*ended).limit(limit)))
-            await db.execute(delete(_jobs).where(_jobs.c.id.in_(ids)))
-            left = select(_jobs.c.id).where(_jobs.c.batch_id == BatchRow.id)
+            await db.execute(delete(_jobs).where(_jobs.c.id.in_(job_ids), *_expired(older_than)))
             await db.execute(
                 delete(BatchRow).where(BatchRow.created_at < before, ~left.exists()),
                 execution_options={"synchronize_session": False},
             )
             await db.execute(delete(JobCallRow).where(JobCallRow.started_at < before.timestamp()))
-        return ids
+
+
+def _expired(older_than: timedelta) -> tuple[ColumnElement[bool], ...]:
+    before = datetime.now(UTC) - older_than
+    return (_jobs.c.state.in_(("done", "failed", "cancelled")), _jobs.c.ended_at < before)
 
 
 def _is_due(now: datetime) -> ColumnElement[bool]:

@@ -1,8 +1,8 @@
 """Lives of one job service on one folder, each ended by SIGKILL at a chosen write, or when all jobs are over.
 
-Reads one JSON line per life, `{"folder", "log", "kill": [number, "before"] | null}`, and answers `{"ended":
-exit code, "writes": [names]}`. Writes are those of our rows and those of the job engine, counted from 1 in
-the order in which they begin. Forked from a process that has imported everything; POSIX only.
+Reads one JSON line per life, `{"folder", "url", "log", "kill": [number, "before"] | null}`, and answers
+`{"ended": exit code, "writes": [names]}`. Writes are those of our rows and those of the job engine, counted
+from 1 in the order in which they begin. Forked from a process that has imported everything; POSIX only.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from dbos._sys_db import SystemDatabase
+from dbos._sys_db_postgres import PostgresSystemDatabase
 from dbos._sys_db_sqlite import SQLiteSystemDatabase
 
 from common import logs
@@ -52,8 +53,9 @@ class Executioner:
                 assert inspect.iscoroutinefunction(write)
                 setattr(place, name, self._counted(name, write))
         for name in ENGINES:
-            owner = SQLiteSystemDatabase if name in vars(SQLiteSystemDatabase) else SystemDatabase
-            setattr(owner, name, self._counted_beside(f"engine.{name}", getattr(owner, name)))
+            for owner in (SystemDatabase, SQLiteSystemDatabase, PostgresSystemDatabase):
+                if name in vars(owner):
+                    setattr(owner, name, self._counted_beside(f"engine.{name}", vars(owner)[name]))
 
     def _counted(self, name: str, write: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(write)
@@ -100,10 +102,10 @@ class MarkingParrot(Parrot):
         return await super().run(call, watcher)
 
 
-async def live(folder: Path) -> None:
+async def live(folder: Path, url: str | None) -> None:
     """Submit two jobs where there are none, and see them to their ends."""
     limits = JobLimits(first_pause_s=0.05, concurrency=2)
-    async with workshop(folder, limits=limits, parrot=MarkingParrot(folder)) as shop:
+    async with workshop(folder, limits=limits, parrot=MarkingParrot(folder), url=url) as shop:
         if not (await shop.store.jobs.counts()):
             await _submit(shop)
         await shop.all_ended()
@@ -131,7 +133,7 @@ def fork(order: dict[str, Any]) -> dict[str, Any]:
             logs.configure(level="info", fmt="json", program="life")
             kill = order.get("kill")
             Executioner((kill[0], kill[1]) if kill else None, out).watch()
-            asyncio.run(live(Path(order["folder"])))
+            asyncio.run(live(Path(order["folder"]), order.get("url")))
         finally:
             sys.stdout.flush()
             os._exit(code)

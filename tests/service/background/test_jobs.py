@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy import update
 
 from common import errors
 from master.background.caps import Caps
 from master.background.jobs import JobLimits
+from master.state.job_tables import JobRow
+from master.state.schedules import Schedule
 from tests.service.background.workshop import Workshop, workshop
 
 
@@ -98,17 +104,21 @@ async def test_jobs_are_released_by_priority_and_age_whatever_came_while_the_gat
         assert order == soon + late
 
 
-async def test_a_closed_gate_lets_a_running_job_give_its_place_back(
-    shop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+async def test_a_job_that_meets_a_closed_gate_gives_its_place_back_and_asks_nothing_twice(
+    shop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("master.background.run.GATE_PATIENCE_S", 0.05)
-    waiting = await shop.submit("waiting", {"folder": str(tmp_path)})
-    await shop.reaches(waiting, "running")
-    asking = await shop.submit("asking")
-    assert (await shop.reaches(asking)).state == "done"
-    shop.door.move(is_open=False)
-    (tmp_path / "go").touch()
-    assert (await shop.reaches(waiting)).state == "done"  # what runs goes on until it wants a model
+    shop.parrot.after_call = lambda: shop.door.move(is_open=False)
+    job_id = await shop.submit("asking", {"calls": 2})
+    async with asyncio.timeout(15):
+        await shop.parrot.answered.wait()
+    job = await shop.reaches(job_id, "queued")
+    await shop.settled()
+    assert (job.handed, job.attempts, job.done, len(shop.parrot.calls)) == (1, 0, 1, 1)
+    shop.parrot.after_call = None
+    shop.door.move(is_open=True)
+    job = await shop.reaches(job_id)
+    assert (job.state, job.handed, len(shop.parrot.calls)) == ("done", 2, 2)
 
 
 async def test_while_a_job_with_its_key_is_pending_no_second_one_is_made(shop: Workshop) -> None:
@@ -154,3 +164,74 @@ async def test_jobs_that_need_no_model_make_no_model_call(shop: Workshop) -> Non
     _, _, done = await shop.store.jobs.batch(batch_id)
     assert [job.result for job in done] == [{"number": one} for one in range(50)]
     assert shop.parrot.calls == []
+
+
+async def test_a_long_job_waits_for_its_time(tmp_path: Path) -> None:
+    async with workshop(tmp_path, long=False) as shop:
+        long = await shop.submit("long", priority=1)
+        short = await shop.submit("nothing")
+        assert (await shop.reaches(short)).state == "done"
+        assert (await shop.store.jobs.get(long)).state == "queued"
+        shop.door.long = True
+        shop.door.move(is_open=True)
+        assert (await shop.reaches(long)).state == "done"
+
+
+async def test_a_schedule_that_was_missed_is_made_up_once_and_not_again_after_a_restart(
+    shop: Workshop,
+) -> None:
+    due = datetime.now(UTC) - timedelta(days=3)
+    await shop.store.schedules.add(Schedule("nightly", "nothing", {"number": 7}, "30 3 * * *", 5, due))
+    await shop.restart()
+    async with asyncio.timeout(15):
+        while not (await shop.store.jobs.counts()).get("done"):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    (moved,) = await shop.store.schedules.list()
+    assert moved.last_at == due
+    assert moved.next_at > datetime.now(UTC)
+    await shop.restart()
+    (job,), _ = await shop.store.jobs.list()
+    assert (job.result, job.priority) == ({"number": 7}, 5)
+
+
+async def test_a_job_whose_program_changed_begins_anew(shop: Workshop, tmp_path: Path) -> None:
+    given = {"folder": str(tmp_path), "code": "context_overflow", "times": 1}
+    job_id = await shop.submit("failing", given)
+    await shop.reaches(job_id, "dead")
+    async with shop.store.jobs._db.write() as db:  # as if `failing` were `steps` from now on
+        changed = {"type": "steps", "input": {"folder": str(tmp_path)}}
+        await db.execute(update(JobRow).where(JobRow.id == job_id).values(**changed))
+    await shop.jobs.retry(job_id)
+    job = await shop.reaches(job_id)
+    assert (job.state, job.result, job.cause) == ("done", {"total": 6}, None)
+
+
+async def test_what_is_deleted_after_its_time_is_forgotten_by_the_engine_too(tmp_path: Path) -> None:
+    limits = JobLimits(retention=timedelta(0))
+    async with workshop(tmp_path, limits=limits) as shop:
+        job_id = await shop.submit("steps", {"folder": str(tmp_path)})
+        dead = await shop.submit("failing", {"folder": str(tmp_path), "code": "not_supported", "times": 9})
+        await shop.reaches(job_id)
+        await shop.reaches(dead, "dead")
+        await shop.restart()  # it looks for what is too old when it starts
+        async with asyncio.timeout(15):
+            while (await shop.store.jobs.counts()).get("done"):  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        with closing(sqlite3.connect(tmp_path / "council-jobs.db")) as raw:
+            kept = raw.execute("SELECT workflow_uuid FROM workflow_status").fetchall()
+        assert kept == [(dead,)]
+
+
+async def test_the_engine_starts_with_the_first_job_and_stops_when_there_was_none_for_a_while(
+    shop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not shop.jobs.engine_runs
+    await shop.reaches(await shop.submit("nothing"))
+    assert shop.jobs.engine_runs
+    monkeypatch.setattr("master.background.jobs._ENGINE_IDLE_S", 0.0)
+    shop.jobs.wake()
+    async with asyncio.timeout(15):
+        while shop.jobs.engine_runs:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    assert await asyncio.to_thread(lambda: "threads work as before") == "threads work as before"
+    assert (await shop.reaches(await shop.submit("nothing"))).state == "done"

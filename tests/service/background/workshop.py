@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,6 +70,8 @@ class Parrot:
         self.hanging = asyncio.Event()
         self.hangs = False
         self.cancelled = 0
+        self.answered = asyncio.Event()
+        self.after_call: Callable[[], None] | None = None
 
     async def run(self, call: Call, watcher: CallWatcher) -> Answer:
         self.calls.append(call)
@@ -82,6 +84,9 @@ class Parrot:
                 self.cancelled += 1
         if self.failing is not None:
             raise self.failing
+        self.answered.set()
+        if self.after_call is not None:
+            self.after_call()
         return Answer("pc2", "Yes.", "", "stop", TokenUsage.of(7, 3), CallLatency(total_ms=5.0))
 
 
@@ -93,6 +98,7 @@ class Workshop:
     parrot: Parrot
     limits: JobLimits
     jobs: JobService
+    url: str
     stack: AsyncExitStack = field(default_factory=AsyncExitStack)
 
     async def submit(self, type_name: str, given: dict[str, Any] | None = None, **named: Any) -> str:
@@ -123,14 +129,16 @@ class Workshop:
         await self._start()
 
     async def _start(self) -> None:
-        self.jobs = service(self.folder, self.store, self.door, self.parrot, self.limits)
+        self.jobs = service(self.folder, self.url, self.store, self.door, self.parrot, self.limits)
         await self.stack.enter_async_context(self.jobs.running())
 
 
-def service(folder: Path, store: Store, door: Door, parrot: Parrot, limits: JobLimits) -> JobService:
+def service(
+    folder: Path, url: str, store: Store, door: Door, parrot: Parrot, limits: JobLimits
+) -> JobService:
     return JobService(
         store=store,
-        place=Place.beside(f"sqlite:///{folder / 'council.db'}"),
+        place=Place.beside(url),
         catalogue=Catalogue.of(extensions=[TYPES]),
         executors=Executors(folder / "executors"),
         model=parrot,
@@ -147,11 +155,14 @@ async def workshop(
     long: bool = True,
     limits: JobLimits | None = None,
     parrot: Parrot | None = None,
+    url: str | None = None,
 ) -> AsyncIterator[Workshop]:
-    store = await Store.open(f"sqlite:///{folder / 'council.db'}", data_dir=folder)
+    url = url or f"sqlite:///{folder / 'council.db'}"
+    store = await Store.open(url, data_dir=folder)
     limits = limits or JobLimits(first_pause_s=0.05)
     door, parrot = Door(is_open=is_open, long=long), parrot or Parrot()
-    found = Workshop(folder, store, door, parrot, limits, service(folder, store, door, parrot, limits))
+    jobs = service(folder, url, store, door, parrot, limits)
+    found = Workshop(folder, store, door, parrot, limits, jobs, url)
     try:
         await found.stack.enter_async_context(found.jobs.running())
         yield found

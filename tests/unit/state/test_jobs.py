@@ -169,11 +169,17 @@ async def test_what_ended_long_ago_is_deleted_and_dead_letters_stay(store: Store
     await claim(store, limit=1)
     await store.jobs.finish(done, "me", None)
     await store.jobs.cancel(cancelled)
-    assert await store.jobs.prune(timedelta(days=1)) == []
-    assert sorted(await store.jobs.prune(timedelta(0))) == sorted([done, cancelled])
+    assert await store.jobs.expired(timedelta(days=1)) == []
+    old = await store.jobs.expired(timedelta(0))
+    assert sorted(old) == sorted([done, cancelled])
+    await store.jobs.retry(cancelled)  # just now, while the engine forgets it
+    await store.jobs.delete(old, timedelta(0))
+    assert (await store.jobs.get(cancelled)).state == "queued"
+    with pytest.raises(NotFoundError):
+        await store.jobs.get(done)
     assert (await store.jobs.get(waiting)).state == "queued"
     await store.jobs.dismiss(letter)
-    assert await store.jobs.prune(timedelta(0)) == [letter]
+    assert await store.jobs.expired(timedelta(0)) == [letter]
 
 
 async def test_lists_go_page_by_page_newest_first(store: Store) -> None:
