@@ -12,6 +12,7 @@ takes orders from that socket one after the other, each with the descriptors tha
 from __future__ import annotations
 
 import atexit
+import contextlib
 import gc
 import importlib
 import json
@@ -28,7 +29,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any
+from typing import IO, Any
 
 AVAILABLE = sys.platform != "win32"
 _ROOT = Path(__file__).resolve().parents[1]
@@ -39,8 +40,10 @@ _IMPORTS = (
     "alembic.command",
     "alembic.ddl.impl",
     "common.tls",
+    "dbos",
     "master.cli.ask",
     "master.cli.configuration",
+    "master.background.worker",
     "master.cli.doctor",
     "master.cli.keys",
     "master.cli.live",
@@ -121,6 +124,51 @@ def run(
         out.seek(0)
         err.seek(0)
         return subprocess.CompletedProcess(command, code, out.read(), err.read())
+
+
+class Running:
+    """A program with its standard streams, and what the tests use of `subprocess.Popen`."""
+
+    def __init__(
+        self, module: str, arguments: Sequence[str], *, env: Mapping[str, str], cwd: Path = _ROOT
+    ) -> None:
+        self.args = [sys.executable, "-m", module, *arguments]
+        self.returncode: int | None = None
+        (its_stdin, stdin), (stdout, its_stdout), (stderr, its_stderr) = os.pipe(), os.pipe(), os.pipe()
+        try:
+            forked = fork(module, arguments, streams=(its_stdin, its_stdout, its_stderr), env=env, cwd=cwd)
+        finally:
+            for one in (its_stdin, its_stdout, its_stderr):
+                os.close(one)
+        self.pid = forked.pid
+        self.stdin: IO[bytes] = os.fdopen(stdin, "wb")
+        self.stdout: IO[bytes] = os.fdopen(stdout, "rb")
+        self.stderr: IO[bytes] = os.fdopen(stderr, "rb")
+        self._status = os.fdopen(forked.status, "rb", buffering=0)
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Raises `subprocess.TimeoutExpired`."""
+        if self.returncode is None:
+            if not select.select([self._status], [], [], timeout)[0]:
+                raise subprocess.TimeoutExpired(self.args, timeout or 0.0)
+            self.returncode = int(self._status.read() or -signal.SIGKILL)
+            self._status.close()
+        return self.returncode
+
+    def poll(self) -> int | None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.wait(0.0)
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
 
 
 class _Zygote:
@@ -233,7 +281,23 @@ class _Nursery:
         os.environ.clear()
         os.environ.update(order["env"])
         sys.argv[1:] = order["argv"]
+        _reopen_streams(order["env"].get("PYTHONIOENCODING", "").partition(":")[0] or "utf-8")
         return str(order["module"])
+
+
+def _reopen_streams(encoding: str) -> None:
+    """As an interpreter opens them: what we began with may have been files, where the child has pipes."""
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        stream = open(  # as long as the process lives
+            number,
+            mode,
+            buffering=1 if name == "stderr" or os.isatty(number) else -1,
+            encoding=encoding,
+            errors="backslashreplace" if name == "stderr" else "strict",
+            closefd=False,
+        )
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
 
 
 def _main() -> None:

@@ -12,13 +12,15 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, ConsoleMessage, Dialog, Page, Request, async_playwright
+from playwright.async_api import Browser, ConsoleMessage, Dialog, Page, Request, async_playwright, expect
 
 from tests.page.fake_master import FakeMaster, running
 
 OpenPage = Callable[..., Awaitable[Page]]
 Picture = Callable[..., Awaitable[Path]]
 
+PATIENCE_MS = 40_000  # for whatever is waited for: a browser beside three other tests is slow
+expect.set_options(timeout=PATIENCE_MS)
 FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
@@ -119,7 +121,7 @@ async def open_page(browser: Browser, base_url: str, watch: Watch) -> AsyncItera
                 viewport={"width": width, "height": height}, color_scheme="dark" if dark else "light", **more
             )
             visits.push_async_callback(context.close)
-            context.set_default_timeout(10_000)
+            context.set_default_timeout(PATIENCE_MS)
             page = await context.new_page()
             watch.follow(page)
             await page.goto(f"{base_url}/{path}")

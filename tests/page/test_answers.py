@@ -48,7 +48,7 @@ async def test_a_huge_code_block_is_shown_plain_and_whole(fake: FakeMaster, open
     fake.script = Script(answers=["short"], final=block, chunk=900)
     page = await open_page()
     await ask(page)
-    await page.get_by_text("Full result.").wait_for(timeout=30_000)
+    await page.get_by_text("Full result.").wait_for()
     code = page.locator(".final pre code")
     assert (await code.inner_text()).count("\n") >= lines - 1
     assert await code.locator("span").count() == 0

@@ -73,7 +73,7 @@ async def test_dropped_connections_lose_and_repeat_nothing(
     await page.get_by_role("button", name="Remove seat 3").click()
     await page.evaluate("Math.random = () => 0")
     await ask(page)
-    await page.get_by_text("Full result.").wait_for(timeout=20_000)
+    await page.get_by_text("Full result.").wait_for()
     for text in await page.locator(".seat .answer-text").all_inner_texts():
         assert text.split() == numbers.split()
     assert (await page.locator(".final .answer-text").inner_text()).split() == numbers.split()

@@ -46,7 +46,7 @@ async def test_a_council_of_hostile_models_is_shown_and_does_nothing(
         "addEventListener('securitypolicyviolation', (e) => violations.push(e.violatedDirective))"
     )
     await ask(page)
-    await page.get_by_text("Full result.").wait_for(timeout=30_000)
+    await page.get_by_text("Full result.").wait_for()
     assert "Before." in await page.get_by_role("region", name="Final answer").inner_text()
     assert await page.evaluate("window.hacked") is None
     assert await page.evaluate("violations") == []
@@ -61,7 +61,7 @@ async def test_a_follow_up_joins_the_conversation_and_a_reload_shows_the_same(
 ) -> None:
     page = await open_page(width=390, height=844, dark=True)
     await ask(page, "What is a lock?")
-    await page.get_by_text("Full result.").wait_for(timeout=30_000)
+    await page.get_by_text("Full result.").wait_for()
     address = page.url
     await page.reload()
     await page.get_by_text("Full result.").wait_for()
@@ -69,7 +69,7 @@ async def test_a_follow_up_joins_the_conversation_and_a_reload_shows_the_same(
     await page.get_by_label("Follow-up question").fill("And a semaphore?")
     await page.keyboard.press("Control+Enter")
     await page.wait_for_function("(before) => location.href !== before", arg=address)
-    await page.get_by_text("Full result.").wait_for(timeout=30_000)
+    await page.get_by_text("Full result.").wait_for()
     assert await page.get_by_text("What is a lock?").count() > 0
     await picture(page, "real-master-phone-dark")
 

@@ -50,6 +50,17 @@ async def all_in_one(folder: Path, standin: StandInOllama) -> AsyncIterator[Rig]
             yield Rig(folder, standin, {}, master, client)
 
 
+@asynccontextmanager
+async def next_life(folder: Path, standin: StandInOllama) -> AsyncIterator[Rig]:
+    """A master on the same folder, with a node that it knows by its address."""
+    async with (
+        processes.node(folder / "pc2", name="pc2", ollama=standin.base_url) as node,
+        processes.master(folder / "master", nodes={"pc2": node.url}) as master,
+        processes.client(master) as client,
+    ):
+        yield Rig(folder, standin, {"pc2": node}, master, client)
+
+
 @pytest.mark.parametrize(
     ("number", "stage"),
     [
@@ -94,7 +105,7 @@ async def test_a_signal_ends_master_and_node_in_order_and_the_session_resumes(
         finished = [one.text for one in standin.calls(kind="chat", outcome="done") if one.messages]
         for name in MODELS:
             standin.set_model(rig.model(name))
-        async with all_in_one(tmp_path, standin) as again:
+        async with next_life(tmp_path, standin) as again:
             session = await again.ended(session_id)
             assert_full(session)
             # What was finished before the signal was kept and not asked for again.

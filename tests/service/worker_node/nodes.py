@@ -20,6 +20,7 @@ from common.http_client import make_client
 from common.program import Ready
 from common.protocol import Delta, Done, Failed, LineSplitter, StreamMessage, stream_decoder
 from common.settings import NodeSettings
+from tests import zygote
 from worker_node.main import serve
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -74,18 +75,28 @@ async def node_in_process(tmp_path: Path, **settings: Any) -> AsyncIterator[Node
 
 
 class NodeProcess:
-    """`python -m worker_node` with its standard streams; ends with the block."""
+    """`python -m worker_node` with its standard streams; ends with the block.
 
-    def __init__(self, tmp_path: Path, *flags: str, **environment: str) -> None:
+    Forked where that can be done and `forked` does not forbid it: a fork has the memory of all test programs.
+    """
+
+    process: subprocess.Popen[bytes] | zygote.Running
+
+    def __init__(self, tmp_path: Path, *flags: str, forked: bool = True, **environment: str) -> None:
         clean = {
             key: value
             for key, value in os.environ.items()
             if not key.startswith(("COUNCIL_", "OLLAMA_", "BG_"))
         }
+        arguments = ("--port", "0", "--data-dir", str(tmp_path), *flags)
+        env = {**clean, **environment}
+        if forked and zygote.AVAILABLE:
+            self.process = zygote.Running("worker_node", arguments, env=env, cwd=ROOT)
+            return
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "worker_node", "--port", "0", "--data-dir", str(tmp_path), *flags],
+            [sys.executable, "-m", "worker_node", *arguments],
             cwd=ROOT,
-            env={**clean, **environment},
+            env=env,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -20,7 +20,7 @@ from tests.standin.process import StandInProcess
 MODELS = [{"name": "m:latest", "resident": True, "token_ms": 20, "reply": " ".join(["word"] * 50)}]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def ollama() -> Iterator[StandInProcess]:
     with StandInProcess({"models": MODELS, "slots": 4}) as server:
         yield server
@@ -43,7 +43,7 @@ def test_a_node_tells_where_it_is_and_what_it_is_called(ollama: StandInProcess, 
 
 
 def test_an_idle_node_is_small(ollama: StandInProcess, tmp_path: Path) -> None:
-    with NodeProcess(tmp_path, OLLAMA_BASE_URL=ollama.base_url) as node:
+    with NodeProcess(tmp_path, forked=False, OLLAMA_BASE_URL=ollama.base_url) as node:
         told = node.ready()
         call(told["url"], stream=False)
         assert psutil.Process(node.process.pid).memory_info().rss <= 90e6
@@ -75,8 +75,10 @@ def test_a_signal_lets_what_runs_end_and_admits_nobody(
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows ends a process without asking it")
 def test_after_the_drain_timeout_the_rest_is_told(ollama: StandInProcess, tmp_path: Path) -> None:
-    environment = {"OLLAMA_BASE_URL": ollama.base_url, "COUNCIL_NODE_DRAIN_TIMEOUT": "0.1"}
-    with NodeProcess(tmp_path, **environment) as node, httpx.Client(trust_env=False) as client:
+    with (
+        NodeProcess(tmp_path, OLLAMA_BASE_URL=ollama.base_url, COUNCIL_NODE_DRAIN_TIMEOUT="0.1") as node,
+        httpx.Client(trust_env=False) as client,
+    ):
         url = node.ready()["url"]
         body = {"model": "m", "prompt": "x"}
         with client.stream("POST", f"{url}/api/generate", json=body, timeout=20) as response:
