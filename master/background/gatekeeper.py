@@ -93,6 +93,7 @@ class Gatekeeper:
         self._heard_at: float | None = None
         self._elsewhere_at = float("-inf")
         self._wake = asyncio.Event()
+        self._looks_at = float("-inf")  # when it looks next by itself
         self._listeners: set[asyncio.Event] = set()
         registry.system_listeners.append(self._told)
 
@@ -172,7 +173,8 @@ class Gatekeeper:
         finally:
             self.gate.end(self._monotonic())
             self._heard_at = self._monotonic()
-            if self.gate.busy == 0:
+            # Nothing moves before people have been away for a while: often the next look is early enough.
+            if self.gate.busy == 0 and self._looks_at > self._monotonic() + self.gate.rules.active_s:
                 self._wake.set()
 
     def used_s_ago(self) -> float | None:
@@ -203,10 +205,12 @@ class Gatekeeper:
             return
         own = None
         if is_loopback(urlsplit(node.client.url).hostname or ""):
-            self._local = node.name
-            self.gate.forget(HERE)
             own = Own(**own_use())
         self._sample(node.name, at, system, own)
+        if own is not None and node.name in self.gate.machines():
+            # Its first word tells no use yet: until the second the machine is known as `HERE`.
+            self._local = node.name
+            self.gate.forget(HERE)
 
     def _sample(self, name: str, at: float, system: dict[str, Any], own: Own | None = None) -> None:
         foreign = self._foreign.setdefault(name, ForeignUse())
@@ -267,6 +271,7 @@ class Gatekeeper:
                 _log.exception("the gate could not be looked after")
                 nap_s = 1.0
             self._wake.clear()
+            self._looks_at = self._monotonic() + nap_s
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(nap_s):
                     await self._wake.wait()
