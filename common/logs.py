@@ -40,6 +40,7 @@ def configure(*, level: str = "info", fmt: str = "auto", program: str) -> None:
     root.setLevel(level.upper())
     for noisy in ("httpx", "aiosqlite", "alembic", "uvicorn.access", "asyncio"):
         logging.getLogger(noisy).setLevel("WARNING")
+    logging.getLogger("uvicorn.error").addFilter(_cut_short)
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
@@ -50,6 +51,19 @@ def configure(*, level: str = "info", fmt: str = "auto", program: str) -> None:
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
+
+
+def _cut_short(record: logging.LogRecord) -> bool:
+    """A request that the end of the server cut short is no error of ours, and needs no trace."""
+    if record.exc_info is None:
+        return True
+    import asyncio  # late: no command that only prints its help needs it
+
+    if isinstance(record.exc_info[1], asyncio.CancelledError):
+        record.msg, record.args = "a request was cut short: the server stops", ()
+        record.levelno, record.levelname = logging.INFO, "INFO"
+        record.exc_info, record.exc_text = None, None
+    return True
 
 
 def _program_adder(program: str) -> Any:
