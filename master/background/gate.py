@@ -16,7 +16,6 @@ from datetime import datetime
 from master.background.host_holds import STALE_S, Caps, HostHolds, HostSample
 from master.background.night import NightWindow
 from master.background.states import TRANSITIONS, GateState
-from master.cluster.usage_minutes import HERE
 
 __all__ = ["HERE", "Gate", "Moved", "Rules", "Verdict"]
 
@@ -25,6 +24,7 @@ LEAST_BACK_OFF_S = 20.0
 MOST_BACK_OFF_S = 600.0
 _OPENNESS = (GateState.IDLE, GateState.LONG_IDLE, GateState.NIGHT)
 NEVER = float("inf")
+HERE = "this machine"  # the master's own, where no node tells of it; no node can be named so
 SOON_S = 900.0
 
 

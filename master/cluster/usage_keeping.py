@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -16,7 +17,7 @@ from common.logs import get_logger
 from master.cluster.history import EVERY_S
 from master.cluster.node import Node
 from master.cluster.registry import Registry
-from master.cluster.usage_minutes import HERE, KEPT_S, UsageMinute, UsageMinutes
+from master.cluster.usage_minutes import KEPT_S, UsageMinute, UsageMinutes
 from master.metrics import USE_CPU, USE_MEMORY
 
 _log = get_logger(__name__)
@@ -40,6 +41,8 @@ class UsageKeeper:
         self._registry = registry
         self._store = store
         self._data_dir = data_dir
+        # No node can be named so: other masters on the same database have machines of their own.
+        self._here = f"master on {socket.gethostname()}"[:63]
         registry.system_listeners.append(self._told)
 
     def now(self) -> dict[str, dict[str, dict[str, float | int | None]]]:
@@ -79,14 +82,14 @@ class UsageKeeper:
         while True:
             try:
                 self._forget_removed()
-                self._add(HERE, await asyncio.to_thread(system_health, self._data_dir), "master")
+                self._add(self._here, await asyncio.to_thread(system_health, self._data_dir), "master")
                 await self._write()
             except Exception:
                 _log.exception("usage not sampled")
             await asyncio.sleep(EVERY_S)
 
     def _forget_removed(self) -> None:
-        for name in self.minutes.latest.keys() - self._registry.nodes.keys() - {HERE}:
+        for name in self.minutes.latest.keys() - self._registry.nodes.keys() - {self._here}:
             for part in self.minutes.latest[name]:
                 for gauge in (USE_CPU, USE_MEMORY):
                     with contextlib.suppress(KeyError):

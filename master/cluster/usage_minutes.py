@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 KEPT_S = 24 * 3600
-HERE = "this machine"  # the master's own; no node can be named so
 MINUTE_S = 60
 MOST_POINTS = 720
 

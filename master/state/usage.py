@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
+from typing import Any
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, inspect, select
+from sqlalchemy.dialects import postgresql, sqlite
 
 from master.background.pattern import HourOfWeek
 from master.cluster.usage_minutes import UsageMinute
 from master.state.database import Transactions
-from master.state.tables import ActivityHourRow, UsageMinuteRow
+from master.state.tables import ActivityHourRow, Base, UsageMinuteRow
 
 
 class UsageRepository:
@@ -19,18 +22,9 @@ class UsageRepository:
 
     async def keep(self, minutes: Sequence[UsageMinute]) -> None:
         """Store these, over what there is of the same minutes. Raises a storage error."""
-        async with self._db.write() as db:
-            for one in minutes:
-                await db.merge(
-                    UsageMinuteRow(
-                        node=one.node,
-                        part=one.part,
-                        at=one.at,
-                        cpu_percent=one.cpu_percent,
-                        cpu_max=one.cpu_max,
-                        memory_bytes=one.memory_bytes,
-                    )
-                )
+        # In one order, so that two masters that write the same rows do not wait for each other in a circle.
+        ordered = sorted(minutes, key=lambda one: (one.node, one.part, one.at))
+        await _put(self._db, UsageMinuteRow, [asdict(one) for one in ordered])
 
     async def prune(self, before: float) -> None:
         """Forget what began before that Unix time."""
@@ -56,15 +50,8 @@ class ActivityRepository:
         self._db = transactions
 
     async def keep(self, hour: int, learned: HourOfWeek) -> None:
-        async with self._db.write() as db:
-            await db.merge(
-                ActivityHourRow(
-                    hour=hour,
-                    active=learned.active,
-                    watched=learned.watched,
-                    updated_at=datetime.now(UTC),
-                )
-            )
+        row = {"hour": hour, **asdict(learned), "updated_at": datetime.now(UTC)}
+        await _put(self._db, ActivityHourRow, [row])
 
     async def list(self) -> dict[int, HourOfWeek]:
         async with self._db.read() as db:
@@ -75,3 +62,15 @@ class ActivityRepository:
         """Forget when people are there."""
         async with self._db.write() as db:
             await db.execute(delete(ActivityHourRow))
+
+
+async def _put(transactions: Transactions, table: type[Base], rows: list[dict[str, Any]]) -> None:
+    """Write these rows, over those of the same keys: several masters may write them at the same moment."""
+    if not rows:
+        return
+    keys = [column.name for column in inspect(table).primary_key]
+    async with transactions.write() as db:
+        insert = postgresql.insert if db.get_bind().dialect.name == "postgresql" else sqlite.insert
+        fresh = insert(table).values(rows)
+        others = {name: fresh.excluded[name] for name in rows[0] if name not in keys}
+        await db.execute(fresh.on_conflict_do_update(index_elements=keys, set_=others))

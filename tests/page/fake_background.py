@@ -172,7 +172,7 @@ class FakeBackground:
             "node": part(1, 90_000_000),
         }
         own = {"machine": part(12, 5_000_000_000), "master": part(2, 110_000_000)}
-        nodes = [{"node": "pc2", "parts": parts}, {"node": "this machine", "parts": own}]
+        nodes = [{"node": "pc2", "parts": parts}, {"node": "master on pc1", "parts": own}]
         return JSONResponse({"hours": float(hours), "step_s": step, "nodes": nodes})
 
     async def keep(self, request: Request) -> Response:
