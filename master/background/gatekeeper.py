@@ -36,6 +36,7 @@ WATCHED_EVERY_S = 5.0
 _WATCHED_FOR_S = 120.0  # work asks again at its next call, at the latest after so long
 _SAME_USE_S = 0.3  # two readings of one moment differ by less
 _LONGEST_NAP_S = 30.0  # the clock on the wall may be set meanwhile
+_JUDGED_APART_S = 0.00025
 _log = get_logger(__name__)
 
 
@@ -203,21 +204,20 @@ class Gatekeeper:
         """A node told of its machine, which may be ours as well."""
         if self._registry.nodes.get(node.name) is not node:
             return
-        own = None
-        if is_loopback(urlsplit(node.client.url).hostname or ""):
-            own = Own(**own_use())
-        self._sample(node.name, at, system, own)
-        if own is not None and node.name in self.gate.machines():
-            # Its first word tells no use yet: until the second the machine is known as `HERE`.
+        here = is_loopback(urlsplit(node.client.url).hostname or "")
+        known = self._sample(node.name, at, system, Own(**own_use()) if here else None)
+        if here and known:
             self._local = node.name
             self.gate.forget(HERE)
 
-    def _sample(self, name: str, at: float, system: dict[str, Any], own: Own | None = None) -> None:
+    def _sample(self, name: str, at: float, system: dict[str, Any], own: Own | None = None) -> bool:
+        """Whether the machine is known by now: the first look at a CPU says nothing yet."""
         foreign = self._foreign.setdefault(name, ForeignUse())
         sample = foreign.read(at, system, own=own, calls=self._calls_on(name))
         if sample is not None:
             self.gate.sample(name, sample, self._monotonic())
-            self._decide()
+            self._wake.set()
+        return sample is not None
 
     async def _look_here(self) -> None:
         """The master's own machine, where no node tells of it."""
@@ -275,6 +275,8 @@ class Gatekeeper:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(nap_s):
                     await self._wake.wait()
+            # The looks at many machines are judged together: each time all of them are gone through.
+            await asyncio.sleep(min(len(self.gate.machines()) * _JUDGED_APART_S, 0.5))
 
     async def _learn(self) -> None:
         """Keep whether people were there in the hour that has ended."""

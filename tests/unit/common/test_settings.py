@@ -82,3 +82,24 @@ def test_a_short_key_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_shipped_config_loads(path: Path) -> None:
     assert MasterSettings.load("master", config=path)
     assert NodeSettings.load("node", config=path)
+
+
+def test_the_names_of_background_work_are_read_exactly_with_the_defaults_that_users_wrote(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = MasterSettings.load("master")
+    assert (found.bg_idle_threshold_s, found.bg_long_idle_threshold_s) == (300, 1800)
+    assert (found.bg_overnight, found.bg_overnight_start, found.bg_overnight_end) == (False, 22, 6)
+    assert (found.bg_max_memory, found.bg_max_cpu) == (0.75, 0.5)
+    assert (found.bg_enable_lora, found.bg_lora_lr, found.bg_lora_batch) == (False, 1e-4, 4)
+    assert (found.bg_lora_r, found.bg_lora_alpha) == (8, 16)
+    for name, value in {"BG_IDLE_THRESHOLD": "60", "BG_MAX_CPU": "0.7", "BG_OVERNIGHT": "true"}.items():
+        monkeypatch.setenv(name, value)
+    changed = MasterSettings.load("master")
+    assert (changed.bg_idle_threshold_s, changed.bg_max_cpu, changed.bg_overnight) == (60, 0.7, True)
+
+
+def test_training_that_does_not_exist_is_refused_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BG_ENABLE_LORA", "true")
+    with pytest.raises(SettingsError, match=r"trainer of adapters.*does not exist yet.*BG_ENABLE_LORA"):
+        MasterSettings.load("master")
