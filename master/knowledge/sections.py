@@ -36,6 +36,7 @@ _PLACEHOLDERS = frozenset(
         "keine|aucun|ninguno|nessuno|нет|无|なし"
     ).split("|")
 )
+_BEHIND_A_NAME = re.compile("[:,;(\u2013\u2014\uff1a\uff0c\uff1b\uff08\u3001]| - ")  # ours, and Chinese ones
 _ROLE_WORDS = frozenset("user users assistant system tool speaker human ai bot model person people".split())
 _ALIASES = {
     "facts": "key_facts",
@@ -248,6 +249,8 @@ def believe(lines: Mapping[str, Sequence[str]], source: Source, instructions: st
             text = tidy(line)
             if is_placeholder(text):
                 continue
+            if name == "people" and not is_supported(name, text, source):
+                text = called(text)  # a name that occurs, with a part that the model made up
             if f" {normal(text)} " in asked or not is_supported(name, text, source):
                 dropped += 1
             elif (key := normal(text)) not in found and len(found) < MAX_ITEMS:
@@ -269,12 +272,17 @@ def is_supported(name: str, text: str, source: Source) -> bool:
     if missing > (len(numbers) // 2 if name == "dates" else 0):
         return False
     if name == "people":
-        called = telling(words(re.split("[:,;(\u2013\u2014]| - ", text, maxsplit=1)[0]))
-        if not called or set(called) <= _ROLE_WORDS:
+        own = telling(words(called(text)))
+        if not own or set(own) <= _ROLE_WORDS:
             return False
-        if sum(word in source.exact for word in called) * 2 < len(called) or called[0] not in source.exact:
+        if sum(word in source.exact for word in own) * 2 < len(own) or own[0] not in source.exact:
             return False
     return share_found(text, source.known) >= LEAST_SUPPORT
+
+
+def called(person: str) -> str:
+    """The name at the beginning of a line about a person."""
+    return _BEHIND_A_NAME.split(person, maxsplit=1)[0].strip()
 
 
 def tidy(line: str, most: int = MAX_ITEM) -> str:

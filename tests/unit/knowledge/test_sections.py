@@ -198,3 +198,47 @@ def test_the_instructions_leave_the_room_that_is_counted_for_them() -> None:
     for markers in (False, True):
         asked = prompts.extraction("0", talk, split(talk, 100)[0], markers=markers)
         assert estimate_messages(asked) <= prompts.INSTRUCTION_TOKENS
+
+
+@pytest.mark.parametrize(
+    ("text", "kept", "invented"),
+    [
+        (
+            "王小明计划在2026年5月4日搬到上海。我们决定坐火车去。",
+            {"people": "王小明", "dates": "2026年5月4日", "decisions": "坐火车去上海"},
+            {"people": "李雷", "dates": "2027年1月1日", "key_facts": "王小明喜欢吃苹果"},
+        ),
+        (
+            "Μαρία και Γιώργος πάνε στη Θεσσαλονίκη στις 4 Μαΐου 2026 με το τρένο.",
+            {"people": "Γιώργος", "dates": "4 ΜΑΪΟΥ 2026", "key_facts": "Ταξίδι στη Θεσσαλονίκη με τρένο"},
+            {"people": "Ελένη", "dates": "5 Ιουνίου 2026", "key_facts": "Το σπίτι πουλήθηκε ακριβά"},  # noqa: RUF001
+        ),
+        (
+            "تريد ليلى السفر إلى القاهرة يوم 4 مايو 2026. قررنا أن يحجز سامي التذاكر.",
+            {"people": "سامي", "dates": "4 مايو 2026", "decisions": "يحجز سامي التذاكر"},
+            {"people": "خالد", "dates": "9 يونيو 2030"},
+        ),
+        (
+            "मारिया 4 मई 2026 को दिल्ली जाना चाहती है।",
+            {"people": "मारिया", "dates": "4 मई 2026", "key_facts": "मारिया दिल्ली जाना चाहती है"},
+            {"people": "राहुल", "key_facts": "मुंबई में बारिश"},
+        ),
+    ],
+    ids=["chinese", "greek", "arabic", "hindi"],
+)
+def test_any_alphabet_is_believed_as_far_as_its_text_supports_it(
+    text: str, kept: dict[str, str], invented: dict[str, str]
+) -> None:
+    lines = {name: [one[name] for one in (kept, invented) if name in one] for name in NAMES}
+    found = believe(lines, Source.of([(1, text)]))
+    assert {name: [one.text for one in found.sections.of(name)] for name in kept} == {
+        name: [line] for name, line in kept.items()
+    }
+    assert found.dropped == len(invented)
+
+
+@pytest.mark.parametrize("mark", [": ", "：", " (", " - "], ids=["colon", "wide colon", "bracket", "dash"])  # noqa: RUF001
+def test_of_a_person_with_an_invented_part_the_name_stays(mark: str) -> None:
+    source = Source.of([(1, "Anna Weber asked about the database.")])
+    found = believe({"people": [f"Anna Weber{mark}chief accountant of Siemens"]}, source)
+    assert [one.text for one in found.sections.of("people")] == ["Anna Weber"]
