@@ -196,7 +196,9 @@ async def test_background_work_of_one_master_makes_room_for_people_at_the_other(
 
 
 async def test_both_masters_together_never_run_more_at_the_engine_than_its_slots(two: Pair) -> None:
-    asked = [await two.ask(name) for _ in range(4) for name in ("a", "b")]
+    for seat in SEATS:  # long enough for all sessions to be there at once, however busy this machine is
+        two.standin.set_model(model(seat, token_ms=60))
+    asked = await asyncio.gather(*(two.ask(name) for _ in range(4) for name in ("a", "b")))
     for number, session_id in enumerate(asked):
         assert_full(await two.ended("ab"[number % 2], session_id))
     # From its arrival on: nobody waits in the engine either.
