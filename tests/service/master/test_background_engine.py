@@ -96,6 +96,7 @@ async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[TwoE
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def two(shared: TwoEngines) -> AsyncIterator[TwoEngines]:
+    await shared.told(lambda told: bool(told["state"] == "connected"))
     yield shared
     await shared.heal()
 
