@@ -13,7 +13,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from common import __version__
 from common.logs import get_logger
-from common.settings import MasterSettings
+from common.master_settings import MasterSettings
 from master.api import (
     archives,
     background,

@@ -22,9 +22,11 @@ from common import logs
 from common.addresses import own_addresses
 from common.errors import ConflictError, CouncilError, SettingsError
 from common.http_server import BoundedHttp
+from common.master_settings import MasterSettings
+from common.node_settings import NodeSettings
 from common.program import Ready, listen, loop_factory, url_of, when_the_parent_is_gone
 from common.security import is_loopback
-from common.settings import MasterSettings, NodeSettings, require_key_off_loopback
+from common.settings import require_key_off_loopback
 from master.app import create_app
 from master.local_node import LocalNode
 from master.services import Services

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from fastapi import Depends, Request
 
-from common.settings import MasterSettings
+from common.master_settings import MasterSettings
 from master.background.calls import BackgroundCalls
 from master.background.gatekeeper import Gatekeeper
 from master.background.jobs import JobService

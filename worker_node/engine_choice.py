@@ -5,7 +5,7 @@ from __future__ import annotations
 from common.errors import SettingsError
 from common.http_client import make_client
 from common.logs import get_logger
-from common.settings import NodeSettings
+from common.node_settings import NodeSettings
 from worker_node.engines.base import Engine, ModelLimits
 
 log = get_logger(__name__)

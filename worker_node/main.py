@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     import asyncio
     import ssl
 
+    from common.node_settings import NodeSettings
     from common.program import Ready
-    from common.settings import NodeSettings
     from worker_node.membership import Belonging, Membership
 
 
@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name in ("host", "port", "name", "data_dir", "engine", "log_level", "join", "token")
     }
     from common.errors import CouncilError
-    from common.settings import NodeSettings
+    from common.node_settings import NodeSettings
 
     flags["insecure_lan"] = True if arguments.insecure_lan else None
     try:

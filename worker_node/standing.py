@@ -11,8 +11,8 @@ import msgspec
 
 from common.errors import CouncilError, SettingsError, UnauthorizedError, UntrustedPeerError
 from common.logs import get_logger
+from common.node_settings import NodeSettings
 from common.security import is_loopback
-from common.settings import NodeSettings
 from worker_node import membership
 from worker_node.membership import Membership
 

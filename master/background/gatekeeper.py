@@ -18,8 +18,8 @@ from urllib.parse import urlsplit
 from common.errors import CouncilError
 from common.host import own_use, system_health
 from common.logs import get_logger
+from common.master_settings import MasterSettings
 from common.security import is_loopback
-from common.settings import MasterSettings
 from master.background.foreign_use import ForeignUse, Own
 from master.background.gate import HERE, Gate, Rules, Verdict
 from master.background.host_holds import STEADY_S, Caps

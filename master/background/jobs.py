@@ -19,7 +19,7 @@ from typing import Any
 
 from common.errors import CouncilError, InternalError, InvalidRequestError, NodeDrainingError
 from common.logs import bind, get_logger
-from common.settings import MasterSettings
+from common.master_settings import MasterSettings
 from master.background.caps import Caps, midnight_after
 from master.background.catalogue import Catalogue
 from master.background.cron import next_after

@@ -15,8 +15,8 @@ import psutil
 
 from common import __version__, logs
 from common.logs import get_logger
+from common.master_settings import MasterSettings
 from common.program import loop_factory, when_the_parent_is_gone
-from common.settings import MasterSettings
 from master.background.catalogue import Catalogue
 from master.background.jobs import JobLimits, JobService
 from master.background.remote import MasterLink

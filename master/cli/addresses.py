@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from common.settings import MasterSettings
+    from common.master_settings import MasterSettings
 
 RUNNING_FILE = "master.json"
 
 
 def load_settings(config: Path | None = None, **flags: Any) -> MasterSettings:
     """The master's settings as its own program would read them. Raises `SettingsError`."""
-    from common.settings import MasterSettings
+    from common.master_settings import MasterSettings
 
     return MasterSettings.load("master", config=config, flags=flags)
 

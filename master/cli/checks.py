@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Literal
 from common.errors import CouncilError
 
 if TYPE_CHECKING:
-    from common.settings import MasterSettings, NodeSettings
+    from common.master_settings import MasterSettings
+    from common.node_settings import NodeSettings
 
 Level = Literal["ok", "warn", "fail"]
 LITTLE_SPACE_BYTES = 2 * 1000**3  # one small model and a database
@@ -46,7 +47,8 @@ def python_version() -> Finding:
 
 def settings(config: Path | None) -> tuple[Finding, MasterSettings | None, NodeSettings | None]:
     """Whether both programs could read their settings, and these."""
-    from common.settings import MasterSettings, NodeSettings
+    from common.master_settings import MasterSettings
+    from common.node_settings import NodeSettings
 
     try:
         master = MasterSettings.load("master", config=config)
@@ -62,7 +64,8 @@ def settings(config: Path | None) -> tuple[Finding, MasterSettings | None, NodeS
 
 def unknown_environment(names: Iterable[str]) -> list[Finding]:
     """`COUNCIL_*` names that nothing reads, with the nearest name that something does."""
-    from common.settings import MasterSettings, NodeSettings
+    from common.master_settings import MasterSettings
+    from common.node_settings import NodeSettings
 
     known = set(OF_THE_COMMAND)
     for model in (MasterSettings, NodeSettings):

@@ -12,7 +12,8 @@ import typer
 from master.cli.options import ConfigOption, DataDirOption, JsonOption
 
 if TYPE_CHECKING:
-    from common.settings import MasterSettings, NodeSettings
+    from common.master_settings import MasterSettings
+    from common.node_settings import NodeSettings
 
 Source = Literal["default", "file", "environment"]
 SECRETS = frozenset({"key", "token", "openai_api_key"})
@@ -71,7 +72,8 @@ def masked(name: str, value: Any) -> Any:
 
 def show(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Show every setting of both programs, its value and where that comes from."""
-    from common.settings import MasterSettings, NodeSettings
+    from common.master_settings import MasterSettings
+    from common.node_settings import NodeSettings
     from master.cli.terminal import print_json, print_table
 
     found = settings_of("master", MasterSettings, config) + settings_of("node", NodeSettings, config)

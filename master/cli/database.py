@@ -167,7 +167,7 @@ def _look_into(file: Path) -> dict[str, Any]:
 
 def _place(data_dir: Path | None, database_url: str | None, config: Path | None) -> tuple[Address, Path]:
     """Where the master's rows are, and its data folder."""
-    from common.settings import MasterSettings
+    from common.master_settings import MasterSettings
     from master.state.database import parse_address
 
     settings = MasterSettings.load(

@@ -47,7 +47,7 @@ async def _fetch(
 
 async def _fetch_here(model: str) -> AsyncGenerator[str, None]:
     """Run the node's own program for it; what came is kept when this command is stopped."""
-    from common.settings import NodeSettings
+    from common.node_settings import NodeSettings
     from master.cli.programs import program_command, program_environment
 
     folder = NodeSettings.load("node").models_path

@@ -12,7 +12,7 @@ from master.cli.addresses import default_url, load_settings, local_addresses
 from master.cli.failure import CommandFailedError, NoMasterError
 
 if TYPE_CHECKING:
-    from common.settings import MasterSettings
+    from common.master_settings import MasterSettings
     from master.cli.client import MasterClient
 
 T = TypeVar("T")

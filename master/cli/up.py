@@ -10,7 +10,7 @@ import typer
 from master.cli.options import ConfigOption, DataDirOption, HostOption, InsecureOption, PortOption
 
 if TYPE_CHECKING:
-    from common.settings import MasterSettings
+    from common.master_settings import MasterSettings
 
 
 def up(

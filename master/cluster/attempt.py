@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from common import errors
+from common.master_settings import MasterSettings
 from common.protocol import (
     FROZEN_AFTER_S,
     Channel,
@@ -20,7 +21,6 @@ from common.protocol import (
     StreamMessage,
     Waiting,
 )
-from common.settings import MasterSettings
 from common.usage import CallLatency, TokenUsage
 from master.cluster.calls import AttemptFailure, CallWatcher
 from master.cluster.registry import Node

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from common.errors import InvalidRequestError, ModelUnavailableError
-from common.settings import MasterSettings
+from common.master_settings import MasterSettings
 from master.cluster.registry import Registry
 from master.council.choice import Candidate, choose_agents, choose_chairman
 from master.council.plan import SessionPlan, Turn, seats_of

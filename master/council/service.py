@@ -19,7 +19,7 @@ from common.errors import (
     QueueFullError,
 )
 from common.logs import get_logger
-from common.settings import MasterSettings
+from common.master_settings import MasterSettings
 from common.telemetry import TraceContext
 from master.cluster.dispatch import Dispatcher
 from master.cluster.registry import Registry

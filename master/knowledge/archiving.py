@@ -9,7 +9,7 @@ from typing import Any
 
 from common.errors import ConflictError, CouncilError, NotFoundError
 from common.logs import get_logger
-from common.settings import MasterSettings
+from common.master_settings import MasterSettings
 from master.background.candidates import DEFAULT_BACKGROUND_MODEL
 from master.background.jobs import JobService
 from master.background.types.summarise import SUMMARISE, SummariseInput

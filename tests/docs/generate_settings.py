@@ -12,7 +12,8 @@ from typing import Any, Literal, Union, get_args, get_origin
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from common.settings import MasterSettings, NodeSettings
+from common.master_settings import MasterSettings
+from common.node_settings import NodeSettings
 
 PROGRAMS: dict[str, type[MasterSettings] | type[NodeSettings]] = {
     "master": MasterSettings,

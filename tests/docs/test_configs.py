@@ -6,7 +6,8 @@ import os
 
 import pytest
 
-from common.settings import MasterSettings, NodeSettings
+from common.master_settings import MasterSettings
+from common.node_settings import NodeSettings
 from tests.docs.__main__ import ROOT
 from tests.docs.generate_settings import OF_THE_COMMAND
 

@@ -13,7 +13,7 @@ import httpx
 import pytest
 import websockets
 
-from common.settings import MasterSettings
+from common.master_settings import MasterSettings
 from master.app import create_app
 from tests.service.lan.lan import LanMaster, lan_node
 from worker_node.app import _fastapi

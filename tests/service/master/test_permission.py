@@ -17,7 +17,7 @@ from starlette.routing import BaseRoute, Route, WebSocketRoute
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from common.settings import MasterSettings
+from common.master_settings import MasterSettings
 from master.app import create_app
 from tests import processes, zygote
 from tests.processes import Program, clean_environment

@@ -17,9 +17,9 @@ import httpx
 import msgspec
 
 from common.http_client import make_client
+from common.node_settings import NodeSettings
 from common.program import Ready
 from common.protocol import Delta, Done, Failed, LineSplitter, StreamMessage, stream_decoder
-from common.settings import NodeSettings
 from tests import zygote
 from worker_node.main import serve
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from common.settings import MasterSettings
+from common.master_settings import MasterSettings
 from master.background.gatekeeper import HERE, Gatekeeper, rules_of
 from master.background.pattern import HourOfWeek
 from master.cluster.registry import Registry

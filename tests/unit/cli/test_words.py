@@ -122,7 +122,7 @@ def test_secrets_are_masked_wherever_they_hide() -> None:
 
 
 def test_a_setting_tells_where_it_comes_from(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from common.settings import MasterSettings
+    from common.master_settings import MasterSettings
 
     config = tmp_path / "council.toml"
     config.write_text('[master]\nname = "pc1"\nGENERATION_TIMEOUT = 90\n')

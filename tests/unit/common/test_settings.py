@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from common.errors import SettingsError
-from common.settings import MasterSettings, NodeSettings, require_key_off_loopback
+from common.master_settings import MasterSettings
+from common.node_settings import NodeSettings
+from common.settings import require_key_off_loopback
 
 
 @pytest.fixture(autouse=True)
