@@ -86,6 +86,8 @@ async def status(master: Master) -> dict[str, Any]:
         "use": master.usage.now(),
         "paused": jobs.paused[0],
         "holds": jobs.holds(),
+        "runs_here": jobs.takes_jobs,
+        "unknown_types": jobs.unknown_types(counts),
         "concurrency": jobs.limits.concurrency,
         "running": [job_view(job) for job in running],
         "today": {

@@ -98,7 +98,7 @@ class JobService:
         self._model = model
         self._gate = gate
         self._schedules = schedules
-        self._takes_jobs = takes_jobs
+        self.takes_jobs = takes_jobs
         self._runs: dict[str, JobRun] = {}
         self._holds: dict[str, Hold] = {}
         self._paused: tuple[bool, str] = (False, "")
@@ -248,7 +248,7 @@ class JobService:
 
     async def _fill(self) -> None:
         while (
-            self._takes_jobs
+            self.takes_jobs
             and self.waiting_for() is None
             and (free := self.limits.concurrency - len(self._runs)) > 0
         ):
@@ -492,6 +492,11 @@ class JobService:
     @property
     def paused(self) -> tuple[bool, str]:
         return self._paused
+
+    def unknown_types(self, counts: Mapping[str, Mapping[str, int]]) -> list[str]:
+        """Types of waiting jobs that nobody here can run: their program is not installed any more."""
+        waiting = {name for state in ("queued", "waiting") for name in counts.get(state, {})}
+        return sorted(waiting - self.catalogue.types.keys())
 
     def holds(self) -> dict[str, dict[str, Any]]:
         """Job types that wait for their surroundings, why, and for how long."""

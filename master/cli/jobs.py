@@ -29,6 +29,10 @@ def status(url: UrlOption = None, key: KeyOption = None, as_json: JsonOption = F
         print_json(found)
         return
     typer.echo(found["waiting_for"] or "jobs may run")
+    if not found.get("runs_here", True):
+        typer.echo("jobs run in processes of `council jobs worker` alone (BG_IN_MASTER=false)")
+    for name in found.get("unknown_types", ()):
+        typer.echo(f"{name}: the master does not know this type of job; see COUNCIL_JOB_TYPES")
     for name, hold in found["holds"].items():
         typer.echo(f"{name} waits {hold['wait_s']:.0f} s: {hold['reason']}")
     today = found["today"]

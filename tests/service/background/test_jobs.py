@@ -18,6 +18,7 @@ from common import errors
 from master.background.caps import Caps
 from master.background.jobs import JobLimits
 from master.state.job_tables import JobRow
+from master.state.jobs import NewJob
 from master.state.schedules import Schedule
 from tests.service.background.workshop import Workshop, workshop
 
@@ -192,6 +193,14 @@ async def test_a_schedule_that_was_missed_is_made_up_once_and_not_again_after_a_
     await shop.restart()
     (job,), _ = await shop.store.jobs.list()
     assert (job.result, job.priority) == ({"number": 7}, 5)
+
+
+async def test_a_job_of_a_type_that_is_gone_waits_and_is_told_of(shop: Workshop) -> None:
+    await shop.store.jobs.submit(NewJob("gone", {}, 1))
+    assert (await shop.reaches(await shop.submit("nothing"))).state == "done"
+    counts = await shop.store.jobs.counts()
+    assert counts["queued"] == {"gone": 1}
+    assert shop.jobs.unknown_types(counts) == ["gone"]
 
 
 async def test_a_job_whose_program_changed_begins_anew(shop: Workshop, tmp_path: Path) -> None:

@@ -118,6 +118,8 @@ async def _started(folder: Path, database: str | None = None) -> AsyncIterator[P
 
 async def test_a_worker_runs_jobs_whose_calls_go_through_the_master(place: Place) -> None:
     job_id = await place.submit("asking", {"calls": 2})
+    status = (await place.client.get("/api/background/status")).json()
+    assert (status["runs_here"], status["jobs"]) == (False, {"queued": 1})
     async with place.worker() as worker:
         job = await place.reaches(job_id, "running", *ENDED)
         assert job["executor"] in (worker.executor, None)
