@@ -120,6 +120,7 @@ class Lanes:
         held = self._running.get(call_id)
         if held is not None:
             self.places.loaded(held[1].place, now)
+            held[1].count_from(now)
 
     def release(self, call_id: str, now: float, sample: Sample | None = None) -> None:
         """Give the slot of a call back, once; `sample` is what a call that ended well has shown."""
@@ -336,7 +337,6 @@ class Lanes:
             model.promised -= 1
         if sample is not None:
             self.places.loaded(place, now)
-            concurrency = (running.began_with + len(place.engine.running)) / 2
             shown = Sample(
                 sample.prompt_tokens,
                 sample.completion_tokens,
@@ -344,7 +344,7 @@ class Lanes:
                 sample.prompt_s,
                 sample.generate_s,
                 cached=running.work[0] < call.prompt_tokens,
-                concurrency=concurrency,
+                concurrency=running.concurrency(now),
             )
             self.speeds.learn(place.node, place.engine.name, place.name, place.size, shown, now)
         self.places.give_back(running, now)

@@ -69,8 +69,23 @@ class Running:
     work: Work
     since: float
     expected_end: float
-    began_with: int
     leaving: bool = False
+    _counted_from: tuple[float, float] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.count_from(self.since)
+
+    def count_from(self, now: float) -> None:
+        """Let `concurrency` begin anew."""
+        self._counted_from = (now, self.place.engine.call_seconds(now))
+
+    def concurrency(self, now: float) -> float:
+        """Mean number of calls on the engine, this one too, by the time that each really was there: a call
+        that leaves for this one is beside it for milliseconds, and is not to be taken for harmless.
+        """
+        since, before = self._counted_from
+        engine = self.place.engine
+        return (engine.call_seconds(now) - before) / (now - since) if now > since else len(engine.running)
 
     def free_at(self, now: float) -> float:
         """When its slot is free; one that is late is taken to need a quarter more of its time so far."""
@@ -99,6 +114,14 @@ class Engine:
     drained: Place | None = None  # gets no new calls, so that it can give its place to `drained_for`
     drained_for: Place | None = None
     claims: dict[str, float] = field(default_factory=dict)  # seconds that waiting calls count on, by model
+    _call_seconds: float = 0.0  # as of `_counted_at`
+    _counted_at: float = 0.0
+
+    def call_seconds(self, now: float) -> float:
+        """Seconds of all calls that ever ran here, added up. To be asked before `running` changes."""
+        self._call_seconds += len(self.running) * max(now - self._counted_at, 0.0)
+        self._counted_at = max(now, self._counted_at)
+        return self._call_seconds
 
     def claimed_s(self, model: str) -> tuple[float, float]:
         """Seconds that this engine was promised to calls of the model, and to those of others."""

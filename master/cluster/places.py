@@ -245,7 +245,7 @@ class Places:
             place.changed_at = now
             self._end_drain(engine, place)
         end = now + load_s + place.work_s(work, len(engine.running))
-        running = Running(call_id, place, fixed, work, now, end, len(engine.running) + 1)
+        running = Running(call_id, place, fixed, work, now, end)
         place.running[call_id] = engine.running[call_id] = running
         place.fixed += fixed
         engine.fixed += fixed
@@ -264,6 +264,7 @@ class Places:
 
     def give_back(self, running: Running, now: float) -> None:
         place, engine = running.place, running.place.engine
+        engine.call_seconds(now)
         del place.running[running.call_id], engine.running[running.call_id]
         place.fixed -= running.fixed
         engine.fixed -= running.fixed

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from common.errors import QueueFullError
 from master.cluster.lane_call import Assignment, Expired, Preempt
+from master.cluster.lanes import Lanes
+from master.cluster.speeds import Sample, Speeds
 from tests.unit.cluster.cluster import background, lanes_of, node, placed, preempted, speeds, submit
 
 
@@ -96,6 +98,51 @@ def test_interactive_work_clears_its_engine_of_background_unless_sharing_is_harm
         effects = lanes.decide(1.0)
         assert placed(effects) == {"chat": "a"}
         assert preempted(effects) == expected
+
+
+def test_a_chat_for_which_jobs_left_does_not_show_that_sharing_is_harmless() -> None:
+    """It was as quick as alone because it was alone: the jobs that it met are pre-empted by the next too."""
+    known = Speeds()
+    lanes, jobs = lanes_of(node("a", ("m", 4, True)), known=known), ["b1", "b2", "b3"]
+    alone = Sample(100, 6, 0.0, 0.3, 0.12)
+    _chat(lanes, "alone", 0.0, alone, leaving=[])
+    for job in jobs:
+        background(lanes, job, now=1.0)
+    for number in range(8):
+        now = 2.0 + number
+        assert set(placed(lanes.decide(now - 0.5))) == set(jobs)
+        _chat(lanes, f"chat {number}", now, alone, leaving=jobs)
+    assert not known.measured_sharing("a", "main")
+
+
+def test_what_calls_show_of_sharing_goes_by_the_time_that_they_ran_beside_each_other() -> None:
+    """Neither a load, nor who comes for the last moments, changes what four calls on an engine have shown."""
+    known = speeds()
+    lanes = lanes_of(node("a", ("m", 5, True)), known=known)
+    _chat(lanes, "alone", 0.0, Sample(100, 100, 0.0, 0.3, 2.0), leaving=[])
+    for number in range(4):
+        submit(lanes, f"call {number}", now=1.0)
+        assert placed(lanes.decide(1.0 + number)) == {f"call {number}": "a"}
+    for number in range(4):
+        lanes.started(f"call {number}", 5.0)
+    submit(lanes, "late", now=9.9)
+    lanes.decide(9.9)
+    for number in range(3):  # 0.5 for each of three others
+        lanes.release(f"call {number}", 10.0, Sample(100, 100, 0.0, 0.3, 5.0))
+    assert known.measured_sharing("a", "main") == pytest.approx(0.5, abs=0.02)
+
+
+def _chat(lanes: Lanes, call_id: str, now: float, shown: Sample, *, leaving: list[str]) -> None:
+    """A chat that takes 0.42 s and is the only one to stay; who leaves for it is gone after 5 ms."""
+    submit(lanes, call_id, now=now)
+    effects = lanes.decide(now)
+    assert call_id in placed(effects)
+    assert sorted(preempted(effects)) == leaving
+    for one in leaving:
+        lanes.requeue(one, now + 0.005)
+    lanes.decide(now + 0.005)
+    lanes.started(call_id, now + 0.01)
+    lanes.release(call_id, now + 0.42, shown)
 
 
 def test_background_does_not_start_beside_interactive_work_on_the_same_engine() -> None:
