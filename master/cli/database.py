@@ -95,8 +95,8 @@ def check(
         print_json(found)
     else:
         typer.echo(f"{found['database']} {found['place']}: {_rows(found['counts'])}")
-        for problem in found["problems"]:
-            tell(f"  {problem}")
+        for line in (*found["problems"], *found["notes"]):
+            tell(f"  {line}")
     if not found["ok"]:
         raise CommandFailedError(
             f"{len(found['problems'])} problem(s) in {found['place']}",
@@ -155,6 +155,7 @@ def _look_into(file: Path) -> dict[str, Any]:
         manifest = archive_file.extract(file, Path(folder))
         found: dict[str, Any] = {
             "problems": [],
+            "notes": [],
             "counts": dict(manifest.counts),
             "revision": manifest.revision,
         }

@@ -26,7 +26,10 @@ JOBS_SUFFIX = "-jobs"
 
 @dataclass(slots=True)
 class Checkup:
-    """What was found. `problems` is empty when everything is well; `counts` are rows by table."""
+    """What was found. `problems` is empty when everything is well; `counts` are rows by table.
+
+    `notes` are worth knowing and nothing to repair.
+    """
 
     database: str
     place: str
@@ -34,6 +37,7 @@ class Checkup:
     head: str | None = None
     counts: dict[str, int] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -44,6 +48,7 @@ class Checkup:
             "head": self.head,
             "counts": self.counts,
             "problems": self.problems,
+            "notes": self.notes,
         }
 
 
@@ -160,8 +165,13 @@ def _counts_on_server(connection: Connection) -> dict[str, int]:
 def _judge_revision(found: Checkup) -> None:
     if found.revision is None:
         found.problems.append("its tables are not a council's; `council up` makes them")
+    elif found.head is not None and found.revision < found.head:  # numbers of four digits
+        found.notes.append(
+            f"its tables are of an older version (revision {found.revision}, this program's is {found.head}); "
+            "the next start of the master brings them up to date"
+        )
     elif found.revision != found.head:
         found.problems.append(
-            f"its tables are of revision {found.revision}, this program's of {found.head}; starting the "
-            "newest master brings them up to date"
+            f"it was made by a newer version of lan-council (revision {found.revision}, this program's is "
+            f"{found.head}); upgrade this one"
         )
