@@ -167,8 +167,8 @@ def _judge_revision(found: Checkup) -> None:
         found.problems.append("its tables are not a council's; `council up` makes them")
     elif found.head is not None and found.revision < found.head:  # numbers of four digits
         found.notes.append(
-            f"its tables are of an older version (revision {found.revision}, this program's is {found.head}); "
-            "the next start of the master brings them up to date"
+            f"its tables are of an older version (revision {found.revision}, this program's is "
+            f"{found.head}); the next start of the master brings them up to date"
         )
     elif found.revision != found.head:
         found.problems.append(

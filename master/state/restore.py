@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from sqlalchemy import create_engine, text
-from sqlalchemy.engine import URL
+from sqlalchemy.engine import URL, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from common.errors import ConflictError, InvalidRequestError, NotFoundError
@@ -27,6 +28,7 @@ from master.state.storage_errors import translate
 _OURS = "council.db"
 _JOBS = "council-jobs.db"
 _COMPANIONS = ("-wal", "-shm", "-journal")
+_LEAVING_S = 2.0  # a server shows a connection for a moment longer than its master lives
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,18 +201,28 @@ def _load(fresh: Path, address: URL, data_dir: Path, *, force: bool) -> Path | N
 def require_no_master(address: URL) -> None:
     """Raise `ConflictError` while a master is connected to a server's database."""
     engine = create_engine(address, connect_args=server_options(address))
+    give_up = time.monotonic() + _LEAVING_S
     try:
-        with engine.connect() as connection:
-            others = connection.execute(
-                text(
-                    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
-                    "AND application_name = :name AND pid <> pg_backend_pid()"
-                ),
-                {"name": APPLICATION},
-            ).scalar_one()
+        # Each look in a transaction of its own: the server shows the same connections all through one.
+        while others := _connected_masters(engine):
+            if time.monotonic() > give_up:
+                break
+            time.sleep(0.05)
     except (SQLAlchemyError, OSError) as error:
         raise translate(error) from error
     finally:
         engine.dispose()
     if others:
         raise ConflictError("a master is connected to this database; stop every master on it first")
+
+
+def _connected_masters(engine: Engine) -> int:
+    with engine.connect() as connection:
+        found: int = connection.execute(
+            text(
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
+                "AND application_name = :name AND pid <> pg_backend_pid()"
+            ),
+            {"name": APPLICATION},
+        ).scalar_one()
+        return found
