@@ -24,7 +24,8 @@ test: $(VENV)/.installed-dev browser postgres faketime ## every test but the lon
 	$(BIN)/coverage report --fail-under=90
 
 test-long: $(VENV)/.installed-dev browser postgres faketime ## what takes minutes; COUNCIL_CHAOS_SEED=N makes another storm
-	$(BIN)/pytest -v -m "long or hypothesis" --hypothesis-profile long $(PYTEST_ARGS)
+	$(BIN)/pytest -n 3 --dist worksteal -m "(long or hypothesis) and not alone" --hypothesis-profile long $(PYTEST_ARGS)
+	$(BIN)/pytest -m "long and alone" $(PYTEST_ARGS)
 
 lint: $(VENV)/.installed-dev ## the checks that CI runs
 	$(BIN)/ruff format --check .

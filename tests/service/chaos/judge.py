@@ -37,12 +37,14 @@ def judge_session(session: Row, seats: list[str], rows: list[Row]) -> None:
     if session["result"] == "full":
         voted = {row["agent_id"] for row in rows if row["outcome"] == "done" and row["stage"] == "review"}
         assert answered == voted == {one["agent_id"] for one in agents}
-        assert session["synthesis"]["kind"] == "chairman"
+        assert session["synthesis"]["kind"] in ("chairman", "fallback_chairman")
     elif session["state"] == "completed":
         lacks_voice = bool(session["missing_agents"])
         lacks_vote = any(one["review_state"] != "done" for one in agents)
-        lacks_chair = session["synthesis"] is None or session["synthesis"]["kind"] != "chairman"
+        lacks_chair = session["synthesis"] is None or session["synthesis"]["kind"] == "top_ranked"
         assert lacks_voice or lacks_vote or lacks_chair, session
+    if session["synthesis"] is not None and session["synthesis"]["kind"] == "fallback_chairman":
+        assert any("failed as chairman" in one for one in session["warnings"])
 
 
 def judge_fleet(fleet: Fleet, sessions: dict[str, list[str]], shown: dict[str, Row]) -> Counter[str]:

@@ -10,6 +10,7 @@ WRONG_BY = 0.1
 
 
 @pytest.mark.long
+@pytest.mark.alone
 @pytest.mark.parametrize(
     ("seed", "councils", "every_s"), [(3, 8, 2.0), (5, 12, 1.2)], ids=["calm", "crowded"]
 )
