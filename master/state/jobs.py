@@ -171,9 +171,11 @@ class JobRepository:
                 limit = min(limit, most_running - ((await connection.execute(running)).scalar() or 0))
             if limit <= 0:
                 return []
+            # No plain subquery: PostgreSQL may run that anew for each row, and take more than the limit.
+            picked = due.limit(limit).cte("picked")
             taken = (
                 update(_jobs)
-                .where(_jobs.c.id.in_(due.limit(limit)))
+                .where(_jobs.c.id.in_(select(picked.c.id)))
                 .values(
                     state="running",
                     owner=owner,
