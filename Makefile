@@ -43,7 +43,7 @@ bench-long: $(VENV)/.installed-dev peers
 peers:
 	@test -e .venv-peers/.installed -a .venv-peers/.installed -nt configs/lock/peers.txt || { \
 	$(or $(PYTHON),python3) -m venv .venv-peers && \
-	.venv-peers/bin/pip install -q --require-hashes -r configs/lock/peers.txt && \
+	.venv-peers/bin/pip install -q --no-deps --require-hashes -r configs/lock/peers.txt && \
 	touch .venv-peers/.installed; } || echo "LiteLLM is not installed; its rows are left out (make peers)"
 
 docs: $(VENV)/.installed-dev ## the generated pages of docs/ and configs/.env.sample
@@ -64,13 +64,13 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: configs/lock/run.txt configs/lock/build.txt pyproject.toml | $(VENV)/bin/python
-	$(BIN)/pip install -q --require-hashes -r configs/lock/build.txt
-	$(BIN)/pip install -q --require-hashes -r configs/lock/run.txt
+	$(BIN)/pip install -q --no-deps --require-hashes -r configs/lock/build.txt
+	$(BIN)/pip install -q --no-deps --require-hashes -r configs/lock/run.txt
 	$(BIN)/pip install -q --no-deps --no-build-isolation -e .
 	@touch $@
 
 $(VENV)/.installed-dev: configs/lock/dev.txt | $(VENV)/.installed
-	$(BIN)/pip install -q --require-hashes -r configs/lock/dev.txt
+	$(BIN)/pip install -q --no-deps --require-hashes -r configs/lock/dev.txt
 	@touch $@
 
 # The page's tests drive a real browser: Debian's Chromium, installed as root where it is missing.
