@@ -51,6 +51,19 @@ def make_transport(*, limit: int = 1024, trust: Trust | None = None) -> Transpor
     return Transport(limit, trust or Trust())
 
 
+def streamed_headers(headers: httpx.Headers) -> list[tuple[str, str]]:
+    """Of a client's headers what a streamed request has to say; each costs its peer a step of its parser.
+
+    Its bytes are read as they are, so they must not come compressed. `connection: keep-alive` stays: without
+    it llama-server closes the connection after each answer.
+    """
+    kept = [(name, value) for name, value in headers.multi_items() if name not in _OF_HTTPX_ITSELF]
+    return [*kept, ("accept-encoding", "identity")]
+
+
+_OF_HTTPX_ITSELF = frozenset({"accept", "accept-encoding", "user-agent"})
+
+
 class Transport(httpx.AsyncBaseTransport):
     """`httpx_aiohttp.AiohttpTransport` for bodies in memory and no proxy, at less work per request.
 
@@ -108,6 +121,7 @@ class Transport(httpx.AsyncBaseTransport):
                 trust_env=False,
                 auto_decompress=False,  # httpx decodes by the answer's headers
                 cookie_jar=aiohttp.DummyCookieJar(),
+                skip_auto_headers=("Accept", "User-Agent"),
             )
         return self._session
 

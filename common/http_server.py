@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, cast
 
 import msgspec
@@ -11,6 +12,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from common.errors import PROBLEM_MEDIA_TYPE, HeadersTooLargeError
 
 MAX_HEAD_BYTES = 64 * 1024
+CONNECTION = "lan_council.connection"  # in the scope of each request: the `BoundedHttp` that it came by
 _GATHERED_BYTES = 64 * 1024
 
 
@@ -18,7 +20,7 @@ class _Gathered:
     """A transport that sends together what is written in one turn of the loop.
 
     The head of an answer and its first line are written one after the other: each would be a system call here
-    and wake the reader there.
+    and wake the reader there. uvloop's own transports do the same, at less cost.
     """
 
     def __init__(self, transport: asyncio.Transport) -> None:
@@ -50,13 +52,23 @@ class BoundedHttp(HttpToolsProtocol):
     """Refuses a request whose line and headers outgrow `MAX_HEAD_BYTES`, before they fill the memory.
 
     The size is looked at after each read, so a head that one read brings whole may be somewhat larger.
+    `watchers` are called when the connection is lost, whichever side ended it; `common.asgi` uses them.
     """
 
     _head_bytes = 0
     _in_head = False
+    is_lost = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(cast(asyncio.Transport, _Gathered(transport)))
+        self.watchers: set[Callable[[], None]] = set()
+        gathers = type(self.loop).__module__.partition(".")[0] == "uvloop"
+        super().connection_made(transport if gathers else cast(asyncio.Transport, _Gathered(transport)))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.is_lost = True
+        super().connection_lost(exc)
+        for lost in tuple(self.watchers):
+            lost()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -68,6 +80,7 @@ class BoundedHttp(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         self._in_head, self._head_bytes = True, 0
         super().on_message_begin()
+        cast(dict[str, Any], self.scope)[CONNECTION] = self
 
     def on_headers_complete(self) -> None:
         self._in_head = False

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import structlog
@@ -79,8 +77,21 @@ def get_logger(name: str) -> Logger:
     return logger
 
 
-@contextmanager
-def bind(**ids: str | None) -> Iterator[None]:
-    """Put ids (`session_id`, `call_id`, `node`, `trace_id`, …) on every line logged inside."""
-    with structlog.contextvars.bound_contextvars(**{k: v for k, v in ids.items() if v is not None}):
-        yield
+class bind:
+    """Put ids (`session_id`, `call_id`, `node`, `trace_id`, …) on every line logged inside a `with`."""
+
+    __slots__ = ("_before", "_ids")
+
+    def __init__(self, **ids: str | None) -> None:
+        self._ids = {name: value for name, value in ids.items() if value is not None}
+
+    def __enter__(self) -> None:
+        self._before = structlog.contextvars.bind_contextvars(**self._ids)
+
+    def __exit__(self, *_: object) -> None:
+        structlog.contextvars.reset_contextvars(**self._before)
+
+
+def bind_for_good(**ids: str | None) -> None:
+    """Put ids on every line that this task logs from now on."""
+    structlog.contextvars.bind_contextvars(**{name: one for name, one in ids.items() if one is not None})

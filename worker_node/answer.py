@@ -1,14 +1,15 @@
-"""The answer to one call on the wire, and the companion that runs beside the call."""
+"""The answer to one call on the wire, and the signs of life between its messages."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 
+from common.asgi import Headers, Send
 from common.errors import CouncilError
 from common.logs import get_logger
-from common.protocol import NDJSON_MEDIA_TYPE, Done, Failed, Waiting, encode_line
-from worker_node.asgi import ClientGoneError, Headers, Receive, Send, send_problem
+from common.protocol import NDJSON_MEDIA_TYPE, Done, Failed, Started, Waiting, encode_line
+from worker_node.asgi import send_problem
 from worker_node.call import Call, CallMessage
 
 log = get_logger(__name__)
@@ -18,87 +19,93 @@ _STREAM_HEADERS: Headers = [
     (b"cache-control", b"no-store"),
     (b"x-accel-buffering", b"no"),
 ]
+# How long `started` waits for a first text to travel with: a write here and a read there are saved where an
+# engine answers at once, and nobody can tell such a delay.
+_HELD_S = 0.005
 
 
 class Answer:
-    """One answer: its first line sends the headers, an error before that sends a status."""
+    """One answer: its first line sends the headers, an error before that sends a status.
 
-    def __init__(self, send: Send) -> None:
-        self.send = send
-        self.sent_at = time.monotonic()
-        self.ended = False
+    Used as `async with`, which sends `Waiting` of the `call` whenever nothing was sent for `every_s` seconds.
+    """
+
+    def __init__(self, send: Send, every_s: float) -> None:
+        self.call: Call | None = None
+        self._send = send
+        self._every_s = every_s
+        self._sent_at = time.monotonic()
         self._started = False
+        self._ended = False
+        self._held = b""
+        self._held_until: asyncio.TimerHandle | None = None
+        self._next_look: asyncio.TimerHandle | None = None
+        self._beside: asyncio.Task[None] | None = None  # what a timer sends
 
     async def message(self, message: CallMessage | Waiting) -> None:
-        """Send one line; `Done` is the last one."""
-        await self._line(encode_line(message), last=type(message) is Done)
+        """Send one line; `Done` is the last one. `Started` may wait a moment for the next."""
+        line = encode_line(message)
+        if type(message) is Started:
+            self._held += line
+            self._held_until = asyncio.get_running_loop().call_later(_HELD_S, self._send_beside, b"")
+            return
+        await self._beside_is_sent()
+        await self._line(line, last=type(message) is Done)
 
     async def fail(self, error: CouncilError) -> None:
         """End with the error, as a line or as a status."""
-        if self._started:
+        await self._beside_is_sent()
+        if self._started or self._held:
             await self._line(encode_line(Failed(error.to_problem())), last=True)
-        elif not self.ended:
-            self.ended = True
-            await send_problem(self.send, error)
+        elif not self._ended:
+            self._ended = True
+            await send_problem(self._send, error)
 
     async def _line(self, line: bytes, *, last: bool) -> None:
-        if self.ended:
+        if self._ended:
             return
-        self.sent_at = time.monotonic()
-        self.ended = last
+        if self._held:
+            line, self._held = self._held + line, b""
+            self._stop(self._held_until)
+        self._sent_at = time.monotonic()
+        self._ended = last
         if not self._started:
             self._started = True
-            await self.send({"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS})
-        await self.send({"type": "http.response.body", "body": line, "more_body": not last})
+            await self._send({"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS})
+        await self._send({"type": "http.response.body", "body": line, "more_body": not last})
 
+    # -- what timers send -----------------------------------------------------------------------------------
 
-class Companion:
-    """Runs beside a call: cancels it when the caller hangs up, and sends its signs of life.
-
-    Used as `async with`; a hang-up leaves the block as `ClientGoneError`, other errors pass as they are.
-    Without an `answer` it only watches.
-    """
-
-    def __init__(self, receive: Receive, answer: Answer | None, every_s: float) -> None:
-        self.call: Call | None = None
-        self._receive = receive
-        self._answer = answer
-        self._every_s = every_s
-        self._gone = False
-
-    async def __aenter__(self) -> Companion:
-        self._owner = asyncio.current_task()
-        self._task = asyncio.create_task(self._watch() if self._answer is None else self._beat(self._answer))
+    async def __aenter__(self) -> Answer:
+        self._next_look = asyncio.get_running_loop().call_later(self._every_s, self._look)
         return self
 
-    async def __aexit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        self._task.cancel()
-        await asyncio.wait((self._task,))
-        if self._gone:
-            if self._owner is not None:
-                self._owner.uncancel()
-            raise ClientGoneError from error
-        if not self._task.cancelled() and (failure := self._task.exception()) is not None:
-            log.warning("watching a caller failed", error=str(failure))
+    async def __aexit__(self, *_: object) -> None:
+        self._stop(self._next_look)
+        self._stop(self._held_until)
+        if self._beside is not None and not self._beside.done():
+            self._beside.cancel()
+            await asyncio.wait((self._beside,))
 
-    async def _watch(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-        if self._answer is not None and self._answer.ended:
-            return  # servers report the end of an answer as a disconnect, too
-        self._gone = True
-        if self._owner is not None:
-            self._owner.cancel()
+    def _look(self) -> None:
+        """Between two signs of life nothing wakes up but this timer."""
+        left_s = self._every_s - (time.monotonic() - self._sent_at)
+        if left_s <= 0:
+            left_s = self._every_s
+            if self.call is not None:
+                self._send_beside(encode_line(Waiting(self.call.phase)))
+        self._next_look = asyncio.get_running_loop().call_later(left_s, self._look)
 
-    async def _beat(self, answer: Answer) -> None:
-        while True:
-            silent_s = time.monotonic() - answer.sent_at
-            if silent_s >= self._every_s:
-                if self.call is not None:
-                    await answer.message(Waiting(self.call.phase))
-                silent_s = 0.0
-            try:
-                async with asyncio.timeout(self._every_s - silent_s):
-                    return await self._watch()
-            except TimeoutError:
-                continue
+    def _send_beside(self, line: bytes) -> None:
+        """In a task of its own, since the reader may be slow to take it; none while one is not taken."""
+        if self._beside is None or self._beside.done():
+            self._beside = asyncio.create_task(self._line(line, last=False))
+
+    async def _beside_is_sent(self) -> None:
+        if self._beside is not None and not self._beside.done():
+            await asyncio.wait((self._beside,))
+
+    @staticmethod
+    def _stop(timer: asyncio.TimerHandle | None) -> None:
+        if timer is not None:
+            timer.cancel()

@@ -15,10 +15,10 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.exceptions import HTTPException
 
+from common.asgi import App, ClientGoneError, Receive, Scope, Send, UntilHangUp, read_body
 from common.errors import PROBLEM_MEDIA_TYPE, CancelledCallError, CouncilError, InternalError, NotFoundError
 from common.logs import get_logger
 from common.protocol import (
-    HEARTBEAT_S,
     NDJSON_MEDIA_TYPE,
     EmbedRequest,
     Health,
@@ -26,17 +26,7 @@ from common.protocol import (
     ModelRequest,
     encoder,
 )
-from worker_node.answer import Companion
-from worker_node.asgi import (
-    App,
-    ClientGoneError,
-    Gatekeeper,
-    Receive,
-    Scope,
-    Send,
-    decode_body,
-    read_body,
-)
+from worker_node.asgi import Gatekeeper, decode_body
 from worker_node.engines.base import PullProgress
 from worker_node.generate_route import GenerateRoute
 from worker_node.membership import Belonging
@@ -202,7 +192,7 @@ def _add_models(app: FastAPI, service: NodeService) -> None:
     async def embed(request: Request) -> Response:
         try:
             wanted: EmbedRequest = await body_of(request, _embed_decoder)
-            async with Companion(request.receive, None, HEARTBEAT_S):
+            with UntilHangUp(request.scope):
                 embedded = await service.embed(wanted)
         except ClientGoneError:
             return Response(status_code=CancelledCallError.status)  # nobody reads it

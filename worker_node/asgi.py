@@ -1,13 +1,14 @@
-"""The raw ASGI parts of the node: bodies with a limit, problem answers, and who may call at all."""
+"""The raw ASGI parts of the node: bodies decoded, problem answers, and who may call at all."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
+from common.asgi import App, Receive, Scope, Send, send_body
 from common.attempts import Attempts, peer_of
 from common.errors import (
     PROBLEM_MEDIA_TYPE,
@@ -15,41 +16,13 @@ from common.errors import (
     ForbiddenError,
     InvalidRequestError,
     MalformedBodyError,
-    PayloadTooLargeError,
     TooManyAttemptsError,
     UnauthorizedError,
 )
 from common.protocol import encoder
 from common.security import bearer, digest_of, keys_match
 
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
-Headers = list[tuple[bytes, bytes]]
-
-JSON_HEADERS: Headers = [(b"content-type", b"application/json")]
 OPEN_ROUTE = "/health"
-
-
-class ClientGoneError(Exception):
-    """The caller hung up; nobody is left to answer."""
-
-
-async def read_body(receive: Receive, limit: int) -> bytes:
-    """The whole body. Raises `PayloadTooLargeError` beyond `limit` bytes, `ClientGoneError` on a hang-up."""
-    body = b""
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientGoneError
-        part: bytes = message.get("body", b"")
-        body += part
-        if len(body) > limit:
-            raise PayloadTooLargeError(f"the body is larger than {limit} bytes")
-        if not message.get("more_body", False):
-            return body
 
 
 def decode_body(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
@@ -62,12 +35,6 @@ def decode_body(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
         raise MalformedBodyError(f"the body is not valid JSON in UTF-8: {error}") from error
     except RecursionError as error:
         raise MalformedBodyError("the body is nested too deeply") from error
-
-
-async def send_body(send: Send, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> None:
-    length = (b"content-length", str(len(body)).encode())
-    await send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
-    await send({"type": "http.response.body", "body": body})
 
 
 async def send_problem(send: Send, error: CouncilError) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
@@ -118,7 +119,7 @@ class Call:
         self._host.enter(self)
         outcome = InternalError.code
         self._clock_offset = asyncio.get_running_loop().time() - time.monotonic()
-        limit = asyncio.timeout_at(self._phase_end(self._limits.queue_timeout_s))
+        limit = asyncio.timeout_at(None)
         try:
             async with limit:
                 done = await self._run(emit, limit)
@@ -157,6 +158,8 @@ class Call:
             on_preempt=self.abort if self.request.yields else None,
         )
         try:
+            if not ticket.admitted:
+                limit.reschedule(self._phase_end(self._limits.queue_timeout_s))
             while not ticket.admitted:
                 await emit(Queued(ticket.position))
                 await ticket.changed()
@@ -248,6 +251,8 @@ class Call:
     def _record(self, done: Done) -> None:
         self._host.metrics.done(self.request.engine, self.model.name, done)
         # Not at level info: this line alone took a tenth of the node's work for a short call.
+        if not logging.getLogger(__name__).isEnabledFor(logging.DEBUG):
+            return
         log.debug(
             "call done",
             model=self.model.name,

@@ -1,7 +1,7 @@
 """`POST /api/generate` and its batch form, as raw ASGI: this is the path of every token.
 
-Per call there is the request's own task and one companion, which waits for the caller's hang-up and wakes
-once a second to see whether a sign of life is due. Nothing is created per chunk.
+Per call there is the request's own task and one timer, which looks once a second whether a sign of life is
+due. Nothing is created per chunk.
 """
 
 from __future__ import annotations
@@ -11,8 +11,18 @@ from typing import Final
 
 import msgspec
 
+from common.asgi import (
+    JSON_HEADERS,
+    ClientGoneError,
+    Receive,
+    Scope,
+    Send,
+    UntilHangUp,
+    read_body,
+    send_body,
+)
 from common.errors import CouncilError, InternalError, InvalidRequestError
-from common.logs import bind, get_logger
+from common.logs import bind_for_good, get_logger
 from common.protocol import (
     HEARTBEAT_S,
     BatchRequest,
@@ -21,17 +31,8 @@ from common.protocol import (
     encoder,
 )
 from common.telemetry import TraceContext
-from worker_node.answer import Answer, Companion
-from worker_node.asgi import (
-    JSON_HEADERS,
-    ClientGoneError,
-    Receive,
-    Scope,
-    Send,
-    decode_body,
-    read_body,
-    send_body,
-)
+from worker_node.answer import Answer
+from worker_node.asgi import decode_body
 from worker_node.service import NodeService
 
 log = get_logger(__name__)
@@ -52,17 +53,25 @@ class GenerateRoute:
 
     async def generate(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One call, streamed or not."""
-        answer = Answer(send)
+        answer = Answer(send, self._heartbeat_s)
         try:
             request = decode_body(_request_decoder, await read_body(receive, BODY_LIMIT))
             request = _with_ids(request, scope)
             trace = TraceContext.parse(request.traceparent)
-            with bind(
+            # For the rest of this request's own task.
+            bind_for_good(
                 request_id=request.request_id,
                 trace_id=trace.trace_id if trace else None,
                 node=self._service.name,
-            ):
-                await self._answered(request, answer, receive)
+            )
+            with UntilHangUp(scope):
+                if request.stream:
+                    async with answer:
+                        answer.call = call = await self._service.open(request)
+                        await call.run(answer.message)
+                    return
+                response = await (await self._service.open(request)).response()
+            await send_body(send, 200, JSON_HEADERS, encoder.encode(response))
         except ClientGoneError:
             return
         except CouncilError as error:
@@ -72,19 +81,9 @@ class GenerateRoute:
             log.exception("a call failed in the node itself")
             await answer.fail(InternalError("the node failed; its log has the details"))
 
-    async def _answered(self, request: GenerateRequest, answer: Answer, receive: Receive) -> None:
-        if request.stream:
-            async with Companion(receive, answer, self._heartbeat_s) as companion:
-                companion.call = call = await self._service.open(request)
-                await call.run(answer.message)
-        else:
-            async with Companion(receive, None, self._heartbeat_s):
-                response = await (await self._service.open(request)).response()
-            await send_body(answer.send, 200, JSON_HEADERS, encoder.encode(response))
-
     async def batch(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Several calls at once, never more per model than its slots, answered together and in order."""
-        answer = Answer(send)
+        answer = Answer(send, self._heartbeat_s)
         try:
             batch: BatchRequest = decode_body(_batch_decoder, await read_body(receive, BATCH_BODY_LIMIT))
             if len(batch.requests) > BATCH_LIMIT:
@@ -92,7 +91,7 @@ class GenerateRoute:
                     f"a batch holds at most {BATCH_LIMIT} requests; this one has {len(batch.requests)}"
                 )
             requests = [_with_ids(request, scope) for request in batch.requests]
-            async with Companion(receive, None, self._heartbeat_s):
+            with UntilHangUp(scope):
                 results = await self._run_batch(requests)
             await send_body(send, 200, JSON_HEADERS, encoder.encode({"results": results}))
         except ClientGoneError:

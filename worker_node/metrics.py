@@ -17,6 +17,7 @@ class _ModelMetrics:
     def __init__(self, metrics: NodeMetrics, engine: str, model: str) -> None:
         self.prompt_tokens = metrics.tokens.labels(engine, model, "prompt")
         self.completion_tokens = metrics.tokens.labels(engine, model, "completion")
+        self.ok = metrics.calls.labels(engine, model, "ok")
         self.phases = tuple(metrics.latency.labels(engine, model, phase) for phase in _PHASES)
 
 
@@ -62,7 +63,7 @@ class NodeMetrics:
         known = self._models.get((engine, model))
         if known is None:
             known = self._models[engine, model] = _ModelMetrics(self, engine, model)
-        self.ended(engine, model, "ok")
+        known.ok.inc()
         known.prompt_tokens.inc(done.token_usage.prompt_tokens)
         known.completion_tokens.inc(done.token_usage.completion_tokens)
         latency = done.latency

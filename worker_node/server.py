@@ -14,10 +14,10 @@ from types import FrameType
 
 import uvicorn
 
+from common.asgi import App
 from common.http_server import BoundedHttp
 from common.logs import get_logger
 from common.program import Ready, when_the_parent_is_gone
-from worker_node.asgi import App
 from worker_node.service import NodeService
 
 log = get_logger(__name__)

@@ -96,9 +96,9 @@ class Attempt:
             async with silence:
                 self._silence = silence
                 uploads.begin(silence, len(body))
-                async with node.client.generate(body, traceparent=request.traceparent) as reads:
+                async with await node.client.generate(body, traceparent=request.traceparent) as answer:
                     uploads.end(silence)
-                    async for messages in reads:
+                    while messages := await answer.read():
                         done = self._take(messages, node, watcher, on_running)
                         if done is not None:
                             return done

@@ -61,8 +61,8 @@ async def _one_token(node: Node, engine: EngineName, model: str) -> bool:
         deadline_ms=round(WITHIN_S * 1000),
         request_id=f"canary/{node.name}",
     )
-    async with node.client.generate(node.client.written(request), traceparent=None) as reads:
-        async for messages in reads:
+    async with await node.client.generate(node.client.written(request), traceparent=None) as answer:
+        while messages := await answer.read():
             for message in messages:
                 if isinstance(message, Delta | Done):
                     return True

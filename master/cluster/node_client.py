@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
+from types import TracebackType
 from typing import Any, TypeVar
 
 import aiohttp
@@ -12,7 +13,7 @@ import httpx
 import msgspec
 
 from common import errors, tls
-from common.http_client import make_client, make_transport
+from common.http_client import make_client, make_transport, streamed_headers
 from common.protocol import (
     EmbedResponse,
     EngineInfo,
@@ -65,6 +66,49 @@ _engines_decoder = msgspec.json.Decoder(_Engines)
 _embed_decoder = msgspec.json.Decoder(EmbedResponse)
 
 
+class Messages:
+    """The messages of one call as its node sends them, by `read`; entered by `async with`."""
+
+    __slots__ = ("_content", "_node", "_response", "_splitter")
+
+    def __init__(self, response: aiohttp.ClientResponse, node: str) -> None:
+        self._response = response
+        self._content = response.content
+        self._splitter = LineSplitter()
+        self._node = node
+
+    async def __aenter__(self) -> Messages:
+        await self._response.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._response.__aexit__(kind, error, trace)
+
+    async def read(self) -> list[StreamMessage]:
+        """What the next read brought, one message at least; none at the end of the bytes.
+
+        Whether the last message came is the caller's to see. Raises `StreamCutError`.
+        """
+        try:
+            while data := await self._content.readany():
+                if lines := self._splitter.feed(data):
+                    return [stream_decoder.decode(line) for line in lines]
+            if rest := self._splitter.rest:
+                self._splitter = LineSplitter()
+                return [stream_decoder.decode(rest)]
+            return []
+        except _TRANSPORT_ERRORS as error:
+            raise errors.StreamCutError(
+                f"the connection to {self._node} broke in the middle of an answer", node=self._node
+            ) from error
+        except (msgspec.MsgspecError, ValueError) as error:
+            raise errors.StreamCutError(
+                f"{self._node} sent a line that cannot be read: {error}", node=self._node
+            ) from error
+
+
 class NodeClient:
     """One node by URL, key and certificate. Raises only errors of `common.errors`."""
 
@@ -80,7 +124,8 @@ class NodeClient:
             self.url, connect_timeout_s=connect_timeout_s, headers=headers, transport=self._transport
         )
         # Of every streamed call, made once: merging them anew takes longer than sending the request.
-        self._headers = [*self._client.headers.items(), *_JSON.items()]
+        self._headers = [*streamed_headers(self._client.headers), *_JSON.items()]
+        self._generate_url = self.url + _GENERATE
         self._connect_timeout_s = connect_timeout_s
         self.uploads = Uploads()
 
@@ -122,9 +167,10 @@ class NodeClient:
     @asynccontextmanager
     async def pull(self, model: str, engine: EngineName = "main") -> AsyncIterator[AsyncIterator[bytes]]:
         """Lines of progress while the node fetches a model."""
+        body = encoder.encode({"model": model, "engine": engine, "stream": True})
         async with (
-            self._stream(_PULL, encoder.encode({"model": model, "engine": engine, "stream": True})) as reads,
-            aclosing(self._lines(reads)) as lines,
+            await self._open(self.url + _PULL, body) as response,
+            aclosing(self._lines(response.content.iter_any())) as lines,
         ):
             yield lines
 
@@ -136,19 +182,9 @@ class NodeClient:
         except (UnicodeEncodeError, RecursionError, TypeError) as error:
             raise errors.InvalidRequestError(f"the call cannot be written as JSON: {error}") from error
 
-    @asynccontextmanager
-    async def generate(
-        self, body: bytes, *, traceparent: str | None
-    ) -> AsyncIterator[AsyncIterator[list[StreamMessage]]]:
-        """Open one streamed call. The iterator yields what each read brought; closing it cancels the call.
-
-        An end of the bytes is the end of the iterator: whether the last message came is the caller's to see.
-        """
-        async with self._stream(_GENERATE, body, traceparent) as reads:
-            # Callers leave after the last message: a generator that nobody closes is ended by the loop, which
-            # costs a task, two system calls and two turns.
-            async with aclosing(self._messages(reads)) as messages:
-                yield messages
+    async def generate(self, body: bytes, *, traceparent: str | None) -> Messages:
+        """Open one streamed call, to be entered by `async with`; leaving it early cancels the call."""
+        return Messages(await self._open(self._generate_url, body, traceparent), self.name)
 
     async def _lines(self, reads: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
         splitter = LineSplitter()
@@ -163,40 +199,19 @@ class NodeClient:
         if splitter.rest:
             yield splitter.rest
 
-    async def _messages(self, reads: AsyncIterator[bytes]) -> AsyncGenerator[list[StreamMessage], None]:
-        splitter = LineSplitter()
-        try:
-            async for data in reads:
-                lines = splitter.feed(data)
-                if lines:
-                    yield [stream_decoder.decode(line) for line in lines]
-            if splitter.rest:
-                yield [stream_decoder.decode(splitter.rest)]
-        except _TRANSPORT_ERRORS as error:
-            raise errors.StreamCutError(
-                f"the connection to {self.name} broke in the middle of an answer", node=self.name
-            ) from error
-        except (msgspec.MsgspecError, ValueError) as error:
-            raise errors.StreamCutError(
-                f"{self.name} sent a line that cannot be read: {error}", node=self.name
-            ) from error
-
-    @asynccontextmanager
-    async def _stream(
-        self, path: str, body: bytes, traceparent: str | None = None
-    ) -> AsyncIterator[AsyncIterator[bytes]]:
-        """The raw reads of an answer, past httpx and its layers."""
+    async def _open(self, url: str, body: bytes, traceparent: str | None = None) -> aiohttp.ClientResponse:
+        """A streamed answer past httpx and its layers, to be entered by `async with`."""
         headers = [*self._headers, ("traceparent", traceparent)] if traceparent else self._headers
         try:
             response = await self._transport.post(
-                self.url + path, headers=headers, body=body, connect_timeout_s=self._connect_timeout_s
+                url, headers=headers, body=body, connect_timeout_s=self._connect_timeout_s
             )
         except _TRANSPORT_ERRORS as error:
             raise self._unreachable(error) from error
+        if response.status == 200:
+            return response
         async with response:
-            if response.status != 200:
-                raise await self._refused(response)
-            yield response.content.iter_any()
+            raise await self._refused(response)
 
     async def _refused(self, response: aiohttp.ClientResponse) -> errors.CouncilError:
         if response.status in (401, 403, 429):

@@ -33,17 +33,17 @@ from worker_node.engines.ollama_wire import (
     version_decoder,
 )
 from worker_node.engines.wire_client import (
+    JSON_HEADERS,
     TRANSPORT_ERRORS,
     WireClient,
     decode,
     encode_json,
+    read_the_end,
     shown_address,
     trace_headers,
 )
 
 QUERY_TIMEOUT_S: Final = 3.0
-# After the last line only the end of the body is due; waiting for it keeps the connection for the next call.
-END_OF_BODY_S: Final = 0.5
 
 
 class OllamaEngine(Engine):
@@ -201,10 +201,11 @@ class OllamaEngine(Engine):
         splitter = LineSplitter()
         body = encode_json(self._chat_body(request))
         reader = partial(error_of_body, model=model)
-        async with self._wire.stream("/api/chat", body, trace_headers(request), reader) as reads:
+        async with await self._wire.open("/api/chat", body, trace_headers(request), reader) as response:
             last: ChatLine | None = None
+            content = response.content
             try:
-                async for data in reads:
+                while data := await content.readany():
                     thinking, answer, last, failure = _merge(splitter.feed(data), model)
                     if thinking:
                         yield Text("thinking", thinking)
@@ -213,7 +214,7 @@ class OllamaEngine(Engine):
                     if failure is not None:
                         raise failure
                     if last is not None:
-                        await _read_the_end(reads)
+                        await read_the_end(content)
                         break
             except TRANSPORT_ERRORS as error:
                 raise self._wire.cut(error, model) from error
@@ -259,11 +260,9 @@ class OllamaEngine(Engine):
         reader = partial(error_of_body, model=model)
         body = encode_json({"model": model, "stream": True})
         succeeded = False
-        async with self._wire.stream(
-            "/api/pull", body, {"content-type": "application/json"}, reader
-        ) as reads:
+        async with await self._wire.open("/api/pull", body, JSON_HEADERS, reader) as response:
             try:
-                async for data in reads:
+                while data := await response.content.readany():
                     for line in splitter.feed(data):
                         one = decode(pull_line_decoder, line, "Ollama's progress line")
                         if one.error is not None:
@@ -333,12 +332,3 @@ def _last_line(raw: bytes, model: str) -> ChatLine:
     if not line.done:
         raise StreamCutError("Ollama ended its answer without its last message", model=model)
     return line
-
-
-async def _read_the_end(reads: AsyncIterator[bytes]) -> None:
-    try:
-        async with asyncio.timeout(END_OF_BODY_S):
-            async for _ in reads:
-                pass
-    except (TimeoutError, *TRANSPORT_ERRORS):
-        return  # the answer is whole; only the connection is not kept

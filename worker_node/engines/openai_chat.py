@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from functools import partial
 from typing import Final
@@ -15,10 +14,15 @@ from worker_node.engines.base import EngineEvent, Text
 from worker_node.engines.ollama_errors import classify, error_of_body
 from worker_node.engines.openai_wire import Chunk, Dialect, Timings, Usage, chat_body, chunk_decoder, finished
 from worker_node.engines.sse import EventReader
-from worker_node.engines.wire_client import TRANSPORT_ERRORS, WireClient, encode_json, trace_headers
+from worker_node.engines.wire_client import (
+    TRANSPORT_ERRORS,
+    WireClient,
+    encode_json,
+    read_the_end,
+    trace_headers,
+)
 
 CHAT_PATH: Final = "/chat/completions"
-_END_OF_BODY_S: Final = 0.5
 
 
 async def stream_chat(
@@ -36,9 +40,10 @@ async def stream_chat(
     body = encode_json(chat_body(request, model=model, dialect=dialect))
     reader = partial(error_of_body, model=model)
     state = _Stream(model)
-    async with wire.stream(path, body, trace_headers(request), reader) as reads:
+    async with await wire.open(path, body, trace_headers(request), reader) as response:
+        content = response.content
         try:
-            async for data in reads:
+            while data := await content.readany():
                 thinking, answer = state.feed(data)
                 if thinking:
                     yield Text("thinking", thinking)
@@ -47,7 +52,7 @@ async def stream_chat(
                 if state.failure is not None:
                     raise state.failure
                 if state.events.ended:
-                    await _read_the_end(reads)
+                    await read_the_end(content)
                     break
         except TRANSPORT_ERRORS as error:
             raise wire.cut(error, model) from error
@@ -116,13 +121,3 @@ class _Stream:
         if chunk.error is not None:
             raise classify(chunk.error, status=None, model=self._model)
         return chunk
-
-
-async def _read_the_end(reads: AsyncIterator[bytes]) -> None:
-    """Wait for the end of the body, so that the connection is kept for the next call."""
-    try:
-        async with asyncio.timeout(_END_OF_BODY_S):
-            async for _ in reads:
-                pass
-    except (TimeoutError, *TRANSPORT_ERRORS):
-        return

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import urlsplit, urlunsplit
@@ -14,7 +14,7 @@ import httpx
 import msgspec
 
 from common.errors import CouncilError, EngineFailedError, EngineUnavailableError, StreamCutError
-from common.http_client import Transport
+from common.http_client import Transport, streamed_headers
 from common.protocol import GenerateRequest
 from common.telemetry import TraceContext
 
@@ -24,6 +24,8 @@ _LONGEST_ERROR_BODY = 64 * 1024
 # A dead kept connection shows at once. An engine that dies over a prompt takes longer: not asked twice.
 _STALE_WITHIN_S = 0.5
 _CONNECT_S = 10.0
+# After the last line only the end of the body is due; waiting for it keeps the connection for the next call.
+_END_OF_BODY_S = 0.5
 JSON_HEADERS = {"content-type": "application/json"}
 
 T = TypeVar("T")
@@ -68,7 +70,7 @@ class WireClient:
         self._what = what
         self._error_of_body = error_of_body
         self._urls: dict[str, str] = {}
-        self._headers = list(client.headers.items())
+        self._headers = streamed_headers(client.headers)
         self._connect_timeout_s = client.timeout.connect or _CONNECT_S
 
     def unavailable(self, error: BaseException) -> EngineUnavailableError:
@@ -107,14 +109,14 @@ class WireClient:
             raise (error_of_body or self._error_of_body)(response.status_code, response.content)
         return response.content
 
-    @asynccontextmanager
-    async def stream(
+    async def open(
         self, path: str, body: bytes, headers: Mapping[str, str], error_of_body: ErrorOfBody
-    ) -> AsyncIterator[AsyncIterator[bytes]]:
-        """The raw reads of a streamed answer. Leaving the block early hangs up on the engine.
+    ) -> aiohttp.ClientResponse:
+        """A streamed answer, to be entered by `async with`; leaving it early hangs up on the engine.
 
-        Raises `EngineUnavailableError` before the headers, the engine's error for a status that is no
-        success; a connection that breaks inside the block is for the caller (`TRANSPORT_ERRORS`).
+        Its `content.readany()` is what one read brought, empty at the end. Raises `EngineUnavailableError`
+        before the headers and the engine's error for a status that is no success; a connection that breaks
+        inside the block is for the caller (`TRANSPORT_ERRORS`).
         """
         url = self._urls.get(path)
         if url is None:
@@ -131,14 +133,26 @@ class WireClient:
             response = await _sent(send)
         except TRANSPORT_ERRORS as error:
             raise self.unavailable(error) from error
+        if 200 <= response.status < 300:
+            return response
         async with response:
-            if not 200 <= response.status < 300:
-                raise error_of_body(response.status, await _read_some(response))
-            yield response.content.iter_any()
+            raise error_of_body(response.status, await _read_some(response))
 
     def cut(self, error: BaseException | None, model: str) -> StreamCutError:
         reason = f" ({type(error).__name__})" if error is not None else ""
         return StreamCutError(f"{self._what} ended its answer without its last message{reason}", model=model)
+
+
+async def read_the_end(content: aiohttp.StreamReader) -> None:
+    """Read on to the end of a body whose last message has come, so that the connection is kept."""
+    if content.at_eof():
+        return
+    try:
+        async with asyncio.timeout(_END_OF_BODY_S):
+            while await content.readany():
+                pass
+    except (TimeoutError, *TRANSPORT_ERRORS):
+        return  # the answer is whole; only the connection is not kept
 
 
 async def _sent(send: Callable[[], Awaitable[T]]) -> T:
