@@ -64,6 +64,11 @@ class BoundedHttp(HttpToolsProtocol):
         gathers = type(self.loop).__module__.partition(".")[0] == "uvloop"
         super().connection_made(transport if gathers else cast(asyncio.Transport, _Gathered(transport)))
 
+    @property
+    def is_full(self) -> bool:
+        """Whether the other end takes less than it is sent: what is written now waits in memory."""
+        return self.flow.write_paused
+
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_lost = True
         super().connection_lost(exc)

@@ -6,12 +6,13 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from common import __version__
+from common.asgi import App
 from common.logs import get_logger
 from common.master_settings import MasterSettings
 from master.api import (
@@ -96,19 +97,29 @@ def create_app(settings: MasterSettings) -> FastAPI:
     app.include_router(cluster.masters_router)
     # What is added later is asked earlier: the guard first, these last.
     app.add_middleware(gate.Ears)
-    app.add_middleware(DirectRoutes, end_points={openai.CHAT_PATH: openai.chat_completions})
     if settings.cors_origins:
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=settings.cors_origins,
-            allow_methods=["GET", "POST", "DELETE"],
-            allow_headers=["authorization", "content-type", "idempotency-key", "traceparent"],
-            expose_headers=["location", "retry-after"],
-        )
+        app.add_middleware(CORSMiddleware, **_cors(settings))
     app.add_middleware(Peering)
     app.add_middleware(page.PageHeaders)
     app.add_middleware(Guard, access=access)
     return app
+
+
+def as_served(app: FastAPI, settings: MasterSettings) -> App:
+    """What the server calls: `app`, and before its layers what every token passes."""
+    chat: Any = openai.chat_completions
+    if settings.cors_origins:
+        chat = CORSMiddleware(chat, **_cors(settings))
+    return DirectRoutes(app, {openai.CHAT_PATH: Guard(chat, app.state.access)})
+
+
+def _cors(settings: MasterSettings) -> dict[str, Any]:
+    return {
+        "allow_origins": settings.cors_origins,
+        "allow_methods": ["GET", "POST", "DELETE"],
+        "allow_headers": ["authorization", "content-type", "idempotency-key", "traceparent"],
+        "expose_headers": ["location", "retry-after"],
+    }
 
 
 @asynccontextmanager

@@ -27,7 +27,7 @@ from common.node_settings import NodeSettings
 from common.program import Ready, listen, loop_factory, url_of, when_the_parent_is_gone
 from common.security import is_loopback
 from common.settings import require_key_off_loopback
-from master.app import create_app
+from master.app import as_served, create_app
 from master.local_node import LocalNode
 from master.services import Services
 
@@ -95,7 +95,7 @@ async def _serve(
     server = _Server(
         lambda: app.state.services.stop(),
         uvicorn.Config(
-            app,
+            as_served(app, settings),
             log_config=None,
             http=BoundedHttp,
             access_log=False,

@@ -9,9 +9,9 @@ from uuid import UUID
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from common.asgi import ClientGoneError, UntilHangUp
 from common.errors import ConflictError
 from common.protocol import Message, Role, ThinkLevel
-from master.api.direct import unless_hung_up
 from master.background.job import BackgroundCall
 from master.services import Master
 
@@ -56,5 +56,8 @@ async def call(body: JobCall, master: Master, request: Request) -> dict[str, Any
         body.prefix_key,
         body.expected_tokens,
     )
-    answer = await unless_hung_up(master.jobs.call_for(job, body.executor, asked), request)
-    return Response(status_code=499) if answer is None else asdict(answer)
+    try:
+        with UntilHangUp(request.scope):
+            return asdict(await master.jobs.call_for(job, body.executor, asked))
+    except ClientGoneError:
+        return Response(status_code=499)

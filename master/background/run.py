@@ -197,7 +197,7 @@ class CallKeeper:
     def running(self, node: str) -> None:
         del node
 
-    def delta(self, channel: Channel, text: str) -> None:
+    async def delta(self, channel: Channel, text: str) -> None:
         del channel, text
 
     async def attempt_failed(self, failure: AttemptFailure, *, will_restart: bool) -> None:

@@ -99,7 +99,7 @@ class Attempt:
                 async with await node.client.generate(body, traceparent=request.traceparent) as answer:
                     uploads.end(silence)
                     while messages := await answer.read():
-                        done = self._take(messages, node, watcher, on_running)
+                        done = await self._take(messages, node, watcher, on_running)
                         if done is not None:
                             return done
                         self._check_preempted()
@@ -134,7 +134,7 @@ class Attempt:
                 model=self.model,
             )
 
-    def _take(
+    async def _take(
         self,
         messages: list[StreamMessage],
         node: Node,
@@ -169,7 +169,7 @@ class Attempt:
                 text = "".join(parts)
                 self.chunks += len(parts)
                 (self.answer if channel == "answer" else self.thinking).append(text)
-                watcher.delta(channel, text)
+                await watcher.delta(channel, text)
         if failed is not None:
             raise errors.from_problem(failed.error, node=node.name)
         return done

@@ -73,7 +73,8 @@ class CallWatcher(Protocol):
     """What a service hears of its call, in this order and on the loop's thread.
 
     `attempt_started` and `attempt_failed` are awaited, so that a service can commit its row before the
-    request leaves and before the next attempt; `delta` must be quick: it is called per read.
+    request leaves and before the next attempt. `delta` is awaited with each read, and must wait for nobody:
+    the call holds its slot meanwhile.
     """
 
     def queued(self, position: int) -> None: ...
@@ -82,7 +83,7 @@ class CallWatcher(Protocol):
 
     def running(self, node: str) -> None: ...
 
-    def delta(self, channel: Channel, text: str) -> None: ...
+    async def delta(self, channel: Channel, text: str) -> None: ...
 
     async def attempt_failed(self, failure: AttemptFailure, *, will_restart: bool) -> None: ...
 
@@ -99,7 +100,7 @@ class SilentWatcher:
     def running(self, node: str) -> None:
         del node
 
-    def delta(self, channel: Channel, text: str) -> None:
+    async def delta(self, channel: Channel, text: str) -> None:
         del channel, text
 
     async def attempt_failed(self, failure: AttemptFailure, *, will_restart: bool) -> None:

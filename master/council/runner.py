@@ -310,7 +310,7 @@ class _SeatWatcher:
         self._runner.session.note(self._due.stage, self._due.agent_id, "running", node)
         self._tell("call.started", node=node, model=self._due.model)
 
-    def delta(self, channel: Channel, text: str) -> None:
+    async def delta(self, channel: Channel, text: str) -> None:
         texts = self._runner.partial[(self._due.stage, self._due.agent_id)]
         texts.setdefault(channel, []).append(text)
         self._tell("call.delta", channel=channel, text=text)

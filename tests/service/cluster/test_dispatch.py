@@ -32,7 +32,7 @@ class Watcher(SilentWatcher):
     async def attempt_started(self, node: str) -> None:
         self.nodes.append(node)
 
-    def delta(self, channel: Channel, text: str) -> None:
+    async def delta(self, channel: Channel, text: str) -> None:
         self.writes.set()
 
     async def attempt_failed(self, failure: AttemptFailure, *, will_restart: bool) -> None:
