@@ -6,8 +6,10 @@ import hashlib
 import hmac
 import ipaddress
 import secrets
+from functools import lru_cache
 
 
+@lru_cache(maxsize=64)
 def is_loopback(host: str) -> bool:
     """Whether an address to listen on, or a peer's address, is this machine only."""
     if host in ("localhost", "testclient"):

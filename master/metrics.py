@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 REGISTRY = CollectorRegistry(auto_describe=True)
 CALLS = Counter("council_calls", "Model calls by outcome.", ["model", "outcome"], registry=REGISTRY)
+
+
+@lru_cache(maxsize=1024)
+def calls(model: str, outcome: str) -> Counter:
+    """The counter of one model and outcome; looking it up anew takes longer than counting."""
+    return CALLS.labels(model, outcome)
+
+
 CALLS_WAITING = Gauge("council_calls_waiting", "Calls that wait for a slot.", registry=REGISTRY)
 SESSIONS = Counter("council_sessions", "Ended sessions by result.", ["result"], registry=REGISTRY)
 SESSIONS_ACTIVE = Gauge("council_sessions_active", "Sessions that run now.", registry=REGISTRY)

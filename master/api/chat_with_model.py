@@ -66,9 +66,9 @@ def _call(asked: ChatCompletion, master: Services, trace: TraceContext) -> Call:
 
 def _check_model(asked: ChatCompletion, master: Services) -> None:
     """Raise `ModelUnavailableError` where no engine that the call may use has the model."""
-    if master.registry.nodes_with(asked.model, answering=False):
+    if master.registry.has(asked.model, answering=False):
         return
-    if master.registry.nodes_with(asked.model, answering=False, engine="background"):
+    if master.registry.has(asked.model, answering=False, engine="background"):
         if asked.is_flex:
             return
         raise ModelUnavailableError(

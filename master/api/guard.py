@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ipaddress
 import time
+from functools import lru_cache
 from http.cookies import CookieError, SimpleCookie
 from urllib.parse import urlsplit
 
@@ -193,6 +194,7 @@ def _changes_or_streams(scope: Scope) -> bool:
     return scope["type"] == "websocket" or scope.get("method") not in ("GET", "HEAD", "OPTIONS")
 
 
+@lru_cache(maxsize=64)
 def _host_name(host: str) -> str:
     return urlsplit(f"//{host}").hostname or ""
 

@@ -28,19 +28,19 @@ class Need(Enum):
 # What a browser needs before a person has logged in: the page itself, which holds no data.
 _OPEN = frozenset({HEALTH, AUTHORITY, "/", LOGIN})
 _OPEN_FOLDER = "/assets/"
-_ADMIN_FOLDERS = ("/api/keys", "/api/cluster/tokens")
+_ADMIN_FOLDERS = ("/api/keys/", "/api/cluster/tokens/")
 _READING = frozenset({"GET", "HEAD", "OPTIONS", "WEBSOCKET"})
 # Where people may change things: they ask, retry, cancel, archive and delete.
 _PERSON_FOLDERS = (
-    "/api/council/sessions",
-    "/api/conversations",
-    "/api/conversation",
-    "/api/structured_archive",
-    "/api/background/register_activity",
-    "/api/background/jobs",
-    "/api/background/batch",
-    "/api/background/dead",
-    "/v1",
+    "/api/council/sessions/",
+    "/api/conversations/",
+    "/api/conversation/",
+    "/api/structured_archive/",
+    "/api/background/register_activity/",
+    "/api/background/jobs/",
+    "/api/background/batch/",
+    "/api/background/dead/",
+    "/v1/",
 )
 
 
@@ -60,4 +60,4 @@ def needed(method: str, path: str) -> Need:
 
 
 def _under(path: str, folders: tuple[str, ...]) -> bool:
-    return any(path == folder or path.startswith(f"{folder}/") for folder in folders)
+    return f"{path}/".startswith(folders)

@@ -25,7 +25,7 @@ from master.cluster.lane_call import Assignment, Expired, LaneCall, Preempt
 from master.cluster.lanes import Lanes
 from master.cluster.registry import Node, Registry
 from master.cluster.speeds import Speeds
-from master.metrics import CALLS, CALLS_WAITING
+from master.metrics import CALLS_WAITING, calls
 
 __all__ = ["Dispatcher", "Limits"]
 
@@ -135,14 +135,14 @@ class Dispatcher:
                 except errors.PreemptedError as error:
                     # Back in the queue first: who it made room for waits for its slot.
                     waiter = self._wait_again(call, watcher)
-                    CALLS.labels(model=call.model, outcome=error.code).inc()
+                    calls(call.model, error.code).inc()
                     await watcher.attempt_failed(attempt.failure(error), will_restart=True)
                     continue
                 except errors.CouncilError as error:
                     self._free(call.call_id)
                     elsewhere = self._elsewhere(call, avoid | {attempt.node})
                     again = tries.again(error, attempt, elsewhere=elsewhere)
-                    CALLS.labels(model=call.model, outcome=error.code).inc()
+                    calls(call.model, error.code).inc()
                     _log.info(
                         "attempt failed", node=attempt.node, model=call.model, code=error.code, again=again
                     )
@@ -264,10 +264,13 @@ class Dispatcher:
 
     def _wait(self, call: Call, watcher: CallWatcher) -> _Waiter:
         now = time.monotonic()
-        homeless = None if self.registry.nodes_with(call.model, engine=call.engine) else now
+        homeless = None if self.registry.has(call.model, engine=call.engine) else now
         slot: asyncio.Future[Assignment] = asyncio.get_running_loop().create_future()
         waiter = self._waiters[call.call_id] = _Waiter(call, watcher, slot, now, homeless)
-        self._hand_out_soon()
+        if call.session_id is None and len(self._waiters) == 1:
+            self._hand_out()  # a call by itself: there is nothing to place it together with
+        else:
+            self._hand_out_soon()
         if not self._ticking:
             self._ticking = True
             asyncio.get_running_loop().call_later(self._tick_s, self._tick)
@@ -309,7 +312,7 @@ class Dispatcher:
             call = waiter.call
             key = (call.model, call.engine)
             if key not in homes:
-                homes[key] = bool(self.registry.nodes_with(call.model, engine=call.engine))
+                homes[key] = self.registry.has(call.model, engine=call.engine)
             patience_s = self._limits.no_node_s if call.no_node_s is None else call.no_node_s
             if homes[key]:
                 waiter.homeless_since = None
@@ -387,7 +390,7 @@ class Dispatcher:
             raise
         if any([breaker.succeeded() for breaker in _breakers(node, assignment)]):
             self._know(node)
-        CALLS.labels(model=call.model, outcome="done").inc()
+        calls(call.model, "done").inc()
         self.lanes.release(call.call_id, time.monotonic(), sample(done))
         known = node.model(assignment.model, assignment.engine)
         return Answer(

@@ -73,8 +73,11 @@ class Node:
 
     def model(self, name: str, engine: EngineName = "main") -> ModelInfo | None:
         models = self.models_on(engine)
-        found = model_names.find(name, (one.name for one in models))
-        return next((one for one in models if one.name == found), None)
+        for one in models:
+            if one.name == name:
+                return one
+        wanted = model_names.canonical(name)
+        return next((one for one in models if model_names.canonical(one.name) == wanted), None)
 
     def breaker_on(self, engine: EngineName) -> Breaker:
         """The breaker of one engine: what fails on one says nothing of the other."""

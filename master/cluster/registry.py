@@ -157,6 +157,13 @@ class Registry:
             if node.model(model, engine) is not None and (node.answers_on(engine) or not answering)
         ]
 
+    def has(self, model: str, *, answering: bool = True, engine: EngineName = "main") -> bool:
+        """Whether some node has the model on this engine: `nodes_with`, as far as the first."""
+        return any(
+            (node.answers_on(engine) or not answering) and node.model(model, engine) is not None
+            for node in self.nodes.values()
+        )
+
     async def refresh(self, node: Node) -> None:
         """One heartbeat now."""
         before, checks = node.state, node.health.checks if node.health is not None else {}
