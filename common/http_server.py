@@ -13,39 +13,40 @@ from common.errors import PROBLEM_MEDIA_TYPE, HeadersTooLargeError
 
 MAX_HEAD_BYTES = 64 * 1024
 CONNECTION = "lan_council.connection"  # in the scope of each request: the `BoundedHttp` that it came by
-_GATHERED_BYTES = 64 * 1024
 
 
-class _Gathered:
-    """A transport that sends together what is written in one turn of the loop.
+class _HeadWaits:
+    """A transport that sends the head of an answer together with the first part of its body.
 
-    The head of an answer and its first line are written one after the other: each would be a system call here
-    and wake the reader there. uvloop's own transports do the same, at less cost.
+    uvicorn writes one after the other, and each would be a system call here and wake the reader there.
     """
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
         self._loop = asyncio.get_running_loop()
-        self._pending = bytearray()
+        self._head = b""
+        self.is_closing = transport.is_closing
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
 
     def write(self, data: bytes) -> None:
-        if not self._pending:
-            self._loop.call_soon(self._flush)
-        self._pending += data
-        if len(self._pending) > _GATHERED_BYTES:
-            self._flush()  # the transport's own flow control has to hear of it
+        if self._head:
+            data, self._head = self._head + data, b""
+        elif data.startswith(b"HTTP/1."):
+            self._head = data
+            self._loop.call_soon(self._flush)  # no part may come in this turn of the loop
+            return
+        self._transport.write(data)
 
     def close(self) -> None:
         self._flush()
         self._transport.close()
 
     def _flush(self) -> None:
-        gathered, self._pending = self._pending, bytearray()
-        if gathered and not self._transport.is_closing():  # it may have been lost since
-            self._transport.write(gathered)
+        head, self._head = self._head, b""
+        if head and not self._transport.is_closing():  # it may have been lost since
+            self._transport.write(head)
 
 
 class BoundedHttp(HttpToolsProtocol):
@@ -61,8 +62,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self.watchers: set[Callable[[], None]] = set()
-        gathers = type(self.loop).__module__.partition(".")[0] == "uvloop"
-        super().connection_made(transport if gathers else cast(asyncio.Transport, _Gathered(transport)))
+        super().connection_made(cast(asyncio.Transport, _HeadWaits(transport)))
 
     @property
     def is_full(self) -> bool:

@@ -42,37 +42,39 @@ class Answer:
         self._next_look: asyncio.TimerHandle | None = None
         self._beside: asyncio.Task[None] | None = None  # what a timer sends
 
-    async def message(self, message: CallMessage | Waiting) -> None:
-        """Send one line; `Done` is the last one. `Started` may wait a moment for the next."""
-        line = encode_line(message)
-        if type(message) is Started:
-            self._held += line
+    async def messages(self, *messages: CallMessage) -> None:
+        """Send a line each; `Done` is the last one. `Started` may wait a moment for the next."""
+        lines = encode_line(messages[0]) if len(messages) == 1 else b"".join(map(encode_line, messages))
+        last = type(messages[-1])
+        if last is Started:
+            self._held += lines
             self._held_until = asyncio.get_running_loop().call_later(_HELD_S, self._send_beside, b"")
             return
-        await self._beside_is_sent()
-        await self._line(line, last=type(message) is Done)
+        if self._beside is not None:
+            await self._beside_is_sent()
+        await self._lines(lines, last=last is Done)
 
     async def fail(self, error: CouncilError) -> None:
         """End with the error, as a line or as a status."""
         await self._beside_is_sent()
         if self._started or self._held:
-            await self._line(encode_line(Failed(error.to_problem())), last=True)
+            await self._lines(encode_line(Failed(error.to_problem())), last=True)
         elif not self._ended:
             self._ended = True
             await send_problem(self._send, error)
 
-    async def _line(self, line: bytes, *, last: bool) -> None:
+    async def _lines(self, lines: bytes, *, last: bool) -> None:
         if self._ended:
             return
         if self._held:
-            line, self._held = self._held + line, b""
+            lines, self._held = self._held + lines, b""
             self._stop(self._held_until)
         self._sent_at = time.monotonic()
         self._ended = last
         if not self._started:
             self._started = True
             await self._send({"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS})
-        await self._send({"type": "http.response.body", "body": line, "more_body": not last})
+        await self._send({"type": "http.response.body", "body": lines, "more_body": not last})
 
     # -- what timers send -----------------------------------------------------------------------------------
 
@@ -99,7 +101,7 @@ class Answer:
     def _send_beside(self, line: bytes) -> None:
         """In a task of its own, since the reader may be slow to take it; none while one is not taken."""
         if self._beside is None or self._beside.done():
-            self._beside = asyncio.create_task(self._line(line, last=False))
+            self._beside = asyncio.create_task(self._lines(line, last=False))
 
     async def _beside_is_sent(self) -> None:
         if self._beside is not None and not self._beside.done():

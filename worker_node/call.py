@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -34,13 +34,18 @@ from common.protocol import (
 )
 from common.usage import CallLatency
 from worker_node.engine_lane import EngineLane
-from worker_node.engines.base import Finished, Text
+from worker_node.engines.base import EngineEvent, Finished, Text
 from worker_node.metrics import NodeMetrics
 
 log = get_logger(__name__)
 
 CallMessage = Queued | Started | Delta | Done
-Emit = Callable[[CallMessage], Awaitable[None]]
+
+
+class Emit(Protocol):
+    """Takes messages of a call in their order; those of one call of it may travel together."""
+
+    async def __call__(self, *messages: CallMessage) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +92,7 @@ class Call:
         self._deadline = None if request.deadline_ms is None else received + request.deadline_ms / 1000
         self._task: asyncio.Task[object] | None = None
         self._abort: CouncilError | None = None
+        self._events: AsyncIterator[EngineEvent] | None = None
 
     def abort(self, error: CouncilError) -> None:
         """End the running call with an error of the node's choice."""
@@ -99,11 +105,12 @@ class Call:
         texts: dict[Channel, list[str]] = {"answer": [], "thinking": []}
         done: list[Done] = []
 
-        async def collect(message: CallMessage) -> None:
-            if type(message) is Delta:
-                texts[message.channel].append(message.text)
-            elif type(message) is Done:
-                done.append(message)
+        async def collect(*messages: CallMessage) -> None:
+            for message in messages:
+                if type(message) is Delta:
+                    texts[message.channel].append(message.text)
+                elif type(message) is Done:
+                    done.append(message)
 
         await self.run(collect)
         text, thinking, end = "".join(texts["answer"]), "".join(texts["thinking"]), done[0]
@@ -122,10 +129,10 @@ class Call:
         limit = asyncio.timeout_at(None)
         try:
             async with limit:
-                done = await self._run(emit, limit)
+                *rest, done = await self._run(emit, limit)
             outcome = "ok"
             self._record(done)
-            await emit(done)
+            await emit(*rest, done)
         except CouncilError as error:
             outcome = error.code
             raise
@@ -148,8 +155,10 @@ class Call:
             if outcome != "ok":
                 self._host.metrics.ended(self.request.engine, self.model.name, outcome)
                 log.info("call ended", model=self.model.name, outcome=outcome, phase=self.phase)
+            await self._close_events()
 
-    async def _run(self, emit: Emit, limit: asyncio.Timeout) -> Done:
+    async def _run(self, emit: Emit, limit: asyncio.Timeout) -> tuple[*tuple[Delta, ...], Done]:
+        """Hold a slot until the engine is done. What is left to send, the last message at its end."""
         lane, model = self._lane, self.model
         ticket = lane.admission.arrive(
             model.name,
@@ -173,10 +182,10 @@ class Call:
             limit.reschedule(self._phase_end(None))
             await emit(Started())
             began = time.monotonic()
-            finished, first = await self._stream(emit)
+            rest, finished, first = await self._stream(emit)
             lane.catalog.note_use(model.name)
             latency = self._latency(finished, waited_ms, load_ms, began, first)
-            return Done(finished.done_reason, finished.token_usage, latency)
+            return *rest, Done(finished.done_reason, finished.token_usage, latency)
         except (RetryableError, ModelNotFoundError):
             if ticket.admitted:
                 # What was believed of the model may be what went wrong.
@@ -185,26 +194,33 @@ class Call:
         finally:
             lane.admission.leave(ticket)
 
-    async def _stream(self, emit: Emit) -> tuple[Finished, float | None]:
-        """The engine's account and when its first text came."""
+    async def _stream(self, emit: Emit) -> tuple[list[Delta], Finished, float | None]:
+        """The texts that came with the end, the engine's account, and when its first text came."""
         first: float | None = None
-        finished: Finished | None = None
-        events = self._lane.engine.generate(self.request)
+        rest: list[Delta] = []
+        self._events = self._lane.engine.generate(self.request)
         try:
-            async for event in events:
+            async for event in self._events:
+                if type(event) is Finished:
+                    return rest, event, first
                 if type(event) is Text:
                     if first is None:
                         first = time.monotonic()
-                    await emit(Delta(event.channel, event.text))
-                elif type(event) is Finished:
-                    finished = event
-        finally:
-            # An iterator that is not closed keeps the engine generating for nobody.
-            if isinstance(events, AsyncGenerator):
-                await events.aclose()
-        if finished is None:
-            raise StreamCutError("the engine's answer ended without its last message", model=self.model.name)
-        return finished, first
+                    delta = Delta(event.channel, event.text)
+                    if event.ends:
+                        rest.append(delta)
+                    else:
+                        await emit(delta)
+        except BaseException:
+            await self._close_events()  # before the slot is free: the engine still generates
+            raise
+        raise StreamCutError("the engine's answer ended without its last message", model=self.model.name)
+
+    async def _close_events(self) -> None:
+        """An iterator that is not closed keeps the engine generating for nobody, or loses its connection."""
+        events, self._events = self._events, None
+        if isinstance(events, AsyncGenerator):
+            await events.aclose()
 
     def _latency(
         self, finished: Finished, waited_ms: float, load_ms: float, began: float, first: float | None

@@ -68,7 +68,7 @@ class GenerateRoute:
                 if request.stream:
                     async with answer:
                         answer.call = call = await self._service.open(request)
-                        await call.run(answer.message)
+                        await call.run(answer.messages)
                     return
                 response = await (await self._service.open(request)).response()
             await send_body(send, 200, JSON_HEADERS, encoder.encode(response))

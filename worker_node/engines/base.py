@@ -16,10 +16,14 @@ from common.usage import TokenUsage
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """What one read from the engine brought on one channel; never empty."""
+    """What one read from the engine brought on one channel; never empty.
+
+    `ends`: the same read brought the end of the answer, so that `Finished` follows at once.
+    """
 
     channel: Channel
     text: str
+    ends: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +110,8 @@ class Engine(ABC):
     def generate(self, request: GenerateRequest) -> AsyncIterator[EngineEvent]:
         """Stream one call of a resident model: `Text`s and exactly one `Finished`, or an error.
 
-        Closing the iterator cancels the call in the engine. An end without the engine's own last message
-        is a `StreamCutError`.
+        Closing the iterator cancels the call in the engine; after `Finished` it reads what is left of the
+        body, so that the connection is kept. An end without the engine's last message is a `StreamCutError`.
         """
 
     @abstractmethod

@@ -207,14 +207,14 @@ class OllamaEngine(Engine):
             try:
                 while data := await content.readany():
                     thinking, answer, last, failure = _merge(splitter.feed(data), model)
+                    ends = last is not None
                     if thinking:
-                        yield Text("thinking", thinking)
+                        yield Text("thinking", thinking, ends)
                     if answer:
-                        yield Text("answer", answer)
+                        yield Text("answer", answer, ends)
                     if failure is not None:
                         raise failure
-                    if last is not None:
-                        await read_the_end(content)
+                    if ends:
                         break
             except TRANSPORT_ERRORS as error:
                 raise self._wire.cut(error, model) from error
@@ -226,7 +226,10 @@ class OllamaEngine(Engine):
                     yield Text(channel, text)
             if last is None:
                 raise self._wire.cut(None, model)
-            yield finished(last)
+            try:
+                yield finished(last)
+            finally:
+                await read_the_end(content)
 
     def _chat_body(self, request: GenerateRequest) -> dict[str, Any]:
         messages = list(request.messages or ())

@@ -45,14 +45,14 @@ async def stream_chat(
         try:
             while data := await content.readany():
                 thinking, answer = state.feed(data)
+                ends = state.events.ended
                 if thinking:
-                    yield Text("thinking", thinking)
+                    yield Text("thinking", thinking, ends)
                 if answer:
-                    yield Text("answer", answer)
+                    yield Text("answer", answer, ends)
                 if state.failure is not None:
                     raise state.failure
-                if state.events.ended:
-                    await read_the_end(content)
+                if ends:
                     break
         except TRANSPORT_ERRORS as error:
             raise wire.cut(error, model) from error
@@ -62,7 +62,10 @@ async def stream_chat(
             state.end()
         if not state.events.ended:
             raise wire.cut(None, model)
-        yield finished(state.reason, state.usage, state.timings)
+        try:
+            yield finished(state.reason, state.usage, state.timings)
+        finally:
+            await read_the_end(content)
 
 
 class _Stream:
