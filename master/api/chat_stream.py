@@ -6,7 +6,7 @@ from common.asgi import Headers, Scope, Send
 from common.errors import CouncilError
 from common.http_server import CONNECTION, BoundedHttp
 from common.protocol import Channel
-from master.api.openai_shapes import Answered, ChatCompletion, Chunks
+from master.api.openai_shapes import Answered, ChatCompletion, Chunks, new_id
 
 _HEADERS: Headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-store")]
 
@@ -19,8 +19,9 @@ class ChatStream:
     """
 
     def __init__(self, asked: ChatCompletion, scope: Scope, send: Send) -> None:
+        self.chat_id = new_id()
         self.has_begun = False
-        self._chunks = Chunks(asked)
+        self._chunks = Chunks(asked, self.chat_id)
         self._connection: BoundedHttp = scope[CONNECTION]
         self._send = send
         self._kept: list[tuple[Channel, str]] = []

@@ -10,7 +10,7 @@ from common.errors import CancelledCallError, InvalidRequestError, from_problem
 from common.telemetry import TraceContext
 from common.usage import TokenUsage
 from master.api.chat_stream import ChatStream
-from master.api.openai_shapes import Answered, ChatCompletion, whole
+from master.api.openai_shapes import Answered, ChatCompletion, new_id, whole
 from master.api.schemas import CreateSession
 from master.council.runner import SessionRunner
 from master.services import Services
@@ -19,7 +19,7 @@ from master.services import Services
 async def answer(asked: ChatCompletion, master: Services, trace: TraceContext, send: Send) -> None:
     """Answer when the council has."""
     text, end = await _held(asked, master, trace, _unheard)
-    await send_body(send, 200, JSON_HEADERS, whole(asked, text, "", end))
+    await send_body(send, 200, JSON_HEADERS, whole(asked, new_id(), text, "", end))
 
 
 async def stream(asked: ChatCompletion, master: Services, trace: TraceContext, out: ChatStream) -> None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from uuid import uuid4
-
 from common.asgi import JSON_HEADERS, Send, send_body
 from common.errors import ModelUnavailableError
 from common.protocol import Channel, Message
 from common.telemetry import TraceContext
 from master.api.chat_stream import ChatStream
-from master.api.openai_shapes import Answered, ChatCompletion, whole
+from master.api.openai_shapes import Answered, ChatCompletion, new_id, whole
 from master.cluster.calls import Answer, AttemptFailure, Call, CallWatcher, SilentWatcher
 from master.services import Services
 
@@ -18,13 +16,14 @@ EXPECTED_TOKENS = 256  # of an answer, for placement, where the client allows as
 
 async def answer(asked: ChatCompletion, master: Services, trace: TraceContext, send: Send) -> None:
     """Answer at once, with what the last attempt wrote and nothing of those before it."""
-    found = await _run(asked, _call(asked, master, trace), SilentWatcher(), master)
-    await send_body(send, 200, JSON_HEADERS, whole(asked, found.text, found.thinking, _end(found)))
+    chat_id = new_id()
+    found = await _run(asked, _call(asked, master, trace, chat_id), SilentWatcher(), master)
+    await send_body(send, 200, JSON_HEADERS, whole(asked, chat_id, found.text, found.thinking, _end(found)))
 
 
 async def stream(asked: ChatCompletion, master: Services, trace: TraceContext, out: ChatStream) -> None:
     """Answer as the words come, in the task of the request: nothing is handed on per word."""
-    found = await _run(asked, _call(asked, master, trace), _ToClient(out), master)
+    found = await _run(asked, _call(asked, master, trace, out.chat_id), _ToClient(out), master)
     await out.end(_end(found))
 
 
@@ -48,11 +47,11 @@ class _ToClient(SilentWatcher):
             self._notice = f"\n\n*(cut off on {failure.node}; the answer begins anew)*\n\n"
 
 
-def _call(asked: ChatCompletion, master: Services, trace: TraceContext) -> Call:
+def _call(asked: ChatCompletion, master: Services, trace: TraceContext, chat_id: str) -> Call:
     _check_model(asked, master)
     options = asked.options()
     return Call(
-        call_id=f"chat/{uuid4()}",
+        call_id=f"chat/{chat_id}",
         model=asked.model,
         messages=tuple(
             Message("system" if one.role == "developer" else one.role, one.text) for one in asked.messages

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from dataclasses import dataclass
 from typing import Any, Literal
-from uuid import uuid4
 
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field
@@ -108,20 +108,27 @@ class Answered:
     usage: TokenUsage
 
 
-def whole(asked: ChatCompletion, text: str, thinking: str, end: Answered) -> bytes:
+def new_id() -> str:
+    """Of one chat, in its answer and in the logs."""
+    return secrets.token_hex(16)
+
+
+def whole(asked: ChatCompletion, chat_id: str, text: str, thinking: str, end: Answered) -> bytes:
     """The answer to a call that is not streamed."""
     message: dict[str, Any] = {"role": "assistant", "content": text}
     if thinking:
         message["reasoning"] = thinking
     choice = {"index": 0, "message": message, "finish_reason": end.finish}
-    return _encode({**_head("chat.completion", asked), "choices": [choice], "usage": _usage(end.usage)})
+    return _encode(
+        {**_head("chat.completion", asked, chat_id), "choices": [choice], "usage": _usage(end.usage)}
+    )
 
 
 class Chunks:
     """The chunks of one streamed answer, as server-sent events."""
 
-    def __init__(self, asked: ChatCompletion) -> None:
-        self._head = _head("chat.completion.chunk", asked)
+    def __init__(self, asked: ChatCompletion, chat_id: str) -> None:
+        self._head = _head("chat.completion.chunk", asked, chat_id)
         self._wants_usage = asked.stream_options is not None and asked.stream_options.include_usage
         # All but the text is the same in each chunk, and is encoded once.
         opening = b"data: " + _encode(self._head)[:-1] + b',"choices":[{"index":0,"delta":{"'
@@ -151,9 +158,9 @@ def openai_error(error: CouncilError) -> dict[str, Any]:
     return {"error": {"message": error.detail, "type": kind, "param": None, "code": error.code}}
 
 
-def _head(kind: str, asked: ChatCompletion) -> dict[str, Any]:
+def _head(kind: str, asked: ChatCompletion, chat_id: str) -> dict[str, Any]:
     return {
-        "id": f"chatcmpl-{uuid4().hex}",
+        "id": f"chatcmpl-{chat_id}",
         "object": kind,
         "created": int(time.time()),
         "model": asked.model,

@@ -23,8 +23,10 @@ MAX_AGENTS = 16
 
 def _storable(value: str) -> str:
     """What JSON can spell and neither an engine nor every database takes is told, not dropped silently."""
-    if any(0xD800 <= ord(char) <= 0xDFFF for char in value):
-        raise ValueError("the text is not valid Unicode (it has a lone surrogate)")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError("the text is not valid Unicode (it has a lone surrogate)") from None
     if "\x00" in value:
         raise ValueError("the text has a NUL character (U+0000)")
     return value

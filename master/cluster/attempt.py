@@ -71,6 +71,7 @@ class Attempt:
     thinking: list[str] = field(default_factory=list)
     chunks: int = 0
     preempted: bool = False
+    _next_look: float = 0.0  # at the deadlines, on the loop's clock
     _silence: asyncio.Timeout | None = None
 
     def preempt(self) -> None:
@@ -103,8 +104,9 @@ class Attempt:
                         if done is not None:
                             return done
                         self._check_preempted()
-                        self._check_deadlines(limits)
-                        self._move(silence, loop.time(), self._patience(limits))
+                        if (now := loop.time()) >= self._next_look:
+                            self._check_deadlines(limits)
+                            self._next_look = self._move(silence, now, self._patience(limits))
         except TimeoutError:
             self._check_preempted()
             self._check_deadlines(limits, early_s=_TIMER_EARLY_S)
@@ -120,11 +122,15 @@ class Attempt:
             model=self.model,
         )
 
-    def _move(self, silence: asyncio.Timeout, now: float, patience_s: float) -> None:
-        """Let the timer fire after that time, or a little later: moving it at each read costs too much."""
+    def _move(self, silence: asyncio.Timeout, now: float, patience_s: float) -> float:
+        """Let the timer fire after that time, or a little later: moving it at each read costs too much.
+
+        Returns until when what is read changes nothing of that.
+        """
         due, slack_s = now + patience_s, min(patience_s / 10, _TIMER_LATE_S)
         if not due <= (silence.when() or 0.0) <= due + slack_s:
             silence.reschedule(due + slack_s)
+        return now + max((silence.when() or 0.0) - due, 0.0)
 
     def _check_preempted(self) -> None:
         if self.preempted:
@@ -141,6 +147,9 @@ class Attempt:
         watcher: CallWatcher,
         on_running: Callable[[], None],
     ) -> Done | None:
+        if len(messages) == 1 and self.last_text is not None and type(only := messages[0]) is Delta:
+            await self._text(only.channel, [only.text], watcher)  # as nearly every read of a long answer
+            return None
         texts: dict[Channel, list[str]] = {}
         done: Done | None = None
         failed: Failed | None = None
@@ -149,30 +158,32 @@ class Attempt:
                 case Delta(channel, text):
                     texts.setdefault(channel, []).append(text)
                 case Started():
-                    self.running = time.monotonic()
+                    self.running, self._next_look = time.monotonic(), 0.0
                     on_running()
                     watcher.running(node.name)
                 case Waiting(phase):
                     if phase != self.phase:
-                        self.phase, self.phase_since = phase, time.monotonic()
+                        self.phase, self.phase_since, self._next_look = phase, time.monotonic(), 0.0
                 case Queued(position):
                     watcher.queued(position)
                 case Done():
                     done = message
                 case Failed():
                     failed = message
-        if texts:
-            now = time.monotonic()
-            self.first_token = self.first_token or now
-            self.last_text = now
-            for channel, parts in texts.items():
-                text = "".join(parts)
-                self.chunks += len(parts)
-                (self.answer if channel == "answer" else self.thinking).append(text)
-                await watcher.delta(channel, text)
+        if texts and self.first_token is None:
+            self.first_token, self._next_look = time.monotonic(), 0.0
+        for channel, parts in texts.items():
+            await self._text(channel, parts, watcher)
         if failed is not None:
             raise errors.from_problem(failed.error, node=node.name)
         return done
+
+    async def _text(self, channel: Channel, parts: list[str], watcher: CallWatcher) -> None:
+        self.last_text = time.monotonic()
+        self.chunks += len(parts)
+        text = parts[0] if len(parts) == 1 else "".join(parts)
+        (self.answer if channel == "answer" else self.thinking).append(text)
+        await watcher.delta(channel, text)
 
     def _patience(self, limits: Limits) -> float:
         """Seconds until the next thing to check, if nothing is read before."""

@@ -70,7 +70,7 @@ class Model:
 
     @property
     def waiting(self) -> int:
-        return sum(len(queue) for queue in self.queues.values())
+        return len(self.queues["interactive"]) + len(self.queues["background"])
 
 
 class Places:
