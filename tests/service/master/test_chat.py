@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import re
+import socket
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -70,6 +74,40 @@ async def test_a_named_model_answers_in_chunks(cluster: Rig) -> None:
     assert [one["choices"][0]["finish_reason"] for one in chunks if one["choices"]][-1] == "stop"
     assert chunks[-1]["choices"] == []
     assert chunks[-1]["usage"] == {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
+
+
+async def test_an_answer_that_begins_anew_says_so_in_the_text(cluster: Rig) -> None:
+    cluster.standin.set_model(model("m1", reply=Reply("one two three")))
+    cluster.standin.add_faults(Fault("cut", model="m1", after_tokens=2, times=1))
+    text = _text(await _stream(cluster, _ask("m1")))
+    assert text == "one two\n\n*(cut off on pc2; the answer begins anew)*\n\none two three"
+    cluster.standin.add_faults(Fault("cut", model="m1", after_tokens=2, times=1))
+    whole = (await cluster.client.post(CHAT, json=_ask("m1"))).json()
+    assert whole["choices"][0]["message"]["content"] == "one two three"
+
+
+async def test_a_client_that_does_not_read_holds_no_engine(cluster: Rig) -> None:
+    """Its answer is kept for it, whole and in order, while the slot goes to others."""
+    words = tuple(f"{number:06d} {'x' * 4000} " for number in range(1000))
+    cluster.standin.set_model(model("m1", reply=Reply(tokens=words), token_ms=0))
+    host, port = urlsplit(str(cluster.client.base_url)).netloc.split(":")
+    body = json.dumps(_ask("m1", stream=True)).encode()
+    head = f"POST {CHAT} HTTP/1.1\r\nhost: {host}:{port}\r\ncontent-type: application/json\r\n"
+    with socket.socket() as lazy:
+        lazy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        lazy.setblocking(False)
+        loop = asyncio.get_running_loop()
+        await loop.sock_connect(lazy, (host, int(port)))
+        await loop.sock_sendall(
+            lazy, f"{head}content-length: {len(body)}\r\nconnection: close\r\n\r\n".encode() + body
+        )
+        await cluster.standin.until(lambda server: server.calls(model="m1", outcome="done"))
+        read = b""
+        while part := await loop.sock_recv(lazy, 1 << 20):
+            read += part
+    chunks = re.findall(rb"data: (\{.*\})", read)
+    assert _text([json.loads(one) for one in chunks]) == "".join(words)
+    assert read.rstrip().endswith(b"data: [DONE]\n\n\r\n0")
 
 
 async def test_thinking_and_a_reached_limit_are_told_as_such(cluster: Rig) -> None:

@@ -64,6 +64,14 @@ async def test_leaving_a_chat_cancels_its_call_in_the_engine(slow: Rig, stream: 
     assert outcomes(slow, "m1") == ["cancelled"]
 
 
+@pytest.mark.parametrize("stream", [True, False])
+async def test_leaving_a_chat_whose_request_was_long_cancels_it_as_well(slow: Rig, stream: bool) -> None:
+    """A long body stops the server's reading for a moment, and a hang-up is read like anything else."""
+    message = {"role": "user", "content": "hello", "ignored": "x" * 300_000}
+    await left_during_the_call(slow, {"model": "m1", "messages": [message], "stream": stream}, "m1")
+    assert outcomes(slow, "m1") == ["cancelled"]
+
+
 async def test_leaving_a_streamed_chat_before_its_first_token_cancels_it_as_well(slow: Rig) -> None:
     slow.standin.set_model(rig.model("m1", first_token_ms=60_000))
     body = {"model": "m1", "messages": [{"role": "user", "content": "hello"}], "stream": True}

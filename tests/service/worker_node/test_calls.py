@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from common.protocol import Delta, GenerateRequest, Queued, StreamMessage, Waiting
+from common.protocol import Delta, GenerateRequest, Queued, Started, StreamMessage, Waiting
 from tests.service.worker_node.nodes import Node, done_of, error_of, kinds, node_in_process, text_of
 from tests.standin.faults import Fault
 from tests.standin.model import StandInModel
@@ -68,6 +68,16 @@ async def test_the_engine_never_sees_more_calls_than_its_slots(ollama: StandInOl
     assert {answer.status_code for answer in answers} == {200}
     assert ollama.counters.peak_in_flight["m:latest"] == 2
     assert ollama.counters.waiting.get("m:latest", 0) == 0
+
+
+async def test_that_a_call_runs_is_told_before_the_engine_has_said_a_word(
+    node: Node, ollama: StandInOllama
+) -> None:
+    ollama.set_model(StandInModel("m:latest", resident=True, reply=WORDS, first_token_ms=60_000))
+    messages = node.stream(model="m", prompt="x")
+    async with asyncio.timeout(0.9):  # the first sign of life comes after a second
+        assert await anext(messages) == Started()
+    await messages.aclose()
 
 
 async def test_a_waiting_call_is_told_its_position_at_once_and_at_each_change(
