@@ -11,6 +11,7 @@ import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
+from tests.bench import hops
 from tests.bench.figures import Figure, Scale, median, of_rounds
 from tests.bench.rig import OURS, Rig, Route, rig
 
@@ -67,8 +68,8 @@ def _figures(
 
 
 def _beside_peers(what: str, name: str, values: Mapping[str, Sequence[float]], *, target: float) -> Figure:
-    """The target is the master's; beside it stands LiteLLM, which knows models as the master does."""
-    peer = {"node": "HAProxy", OURS: "LiteLLM" if "LiteLLM" in values else "HAProxy"}.get(name)
+    """The target is the master's; beside it stand two programs that do nothing, which tells the machine."""
+    peer = {"node": "HAProxy", OURS: hops.NAMES["framework"]}.get(name)
     beside = (peer, values[peer]) if peer is not None and peer in values else None
     return of_rounds(what, values[name], "ms", peers=beside, target=target if name == OURS else None)
 

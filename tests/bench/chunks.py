@@ -13,8 +13,9 @@ import time
 from collections import defaultdict
 from typing import Any
 
+from tests.bench import hops
 from tests.bench.figures import Figure, Scale, median, of_rounds
-from tests.bench.rig import Rig, Route, rig
+from tests.bench.rig import OURS, Rig, Route, rig
 
 WORDS = ("word ", "bird ")  # two, of one length: LiteLLM ends a stream that says the same 100 times
 TOKEN_MS = {1: 2.0, 40: 40.0}
@@ -44,19 +45,22 @@ async def _figures(found: Rig, scale: Scale, streams: int, tokens: int) -> list[
     cpu_ms: dict[str, list[float]] = defaultdict(list)
     for number in range(scale.rounds):
         for route in found.routes[number % 2 :] + found.routes[: number % 2]:
+            if route.name == hops.NAMES["framework"]:
+                continue  # it answers when all is there
             late, spent = await _measure(found, route, streams, tokens)
             late_ms[route.name].append(late)
             cpu_ms[route.name].append(spent)
     made: list[Figure] = []
-    names = [route.name for route in found.routes]
+    names = list(late_ms)
     added = {
         name: [ours - base for ours, base in zip(late_ms[name], late_ms["direct"], strict=True)]
         for name in names
     }
     for what, values in (("added p50", added), ("CPU", cpu_ms)):
         for name in names[1:]:
-            peer = None if name == "HAProxy" else ("HAProxy", values.get("HAProxy", ()))
-            target = TARGET_MS if name == "master + node" else None
+            beside = hops.NAMES["bare"] if name == OURS else "HAProxy"
+            peer = None if name == beside else (beside, values.get(beside, ()))
+            target = TARGET_MS if name == OURS else None
             title = f"chunk at {streams} stream{'s' if streams > 1 else ''}, {name}: {what}"
             made.append(of_rounds(title, values[name], "ms", peers=peer, target=target))
     return made

@@ -139,7 +139,7 @@ async def _peers(stack: AsyncExitStack, folder: Path, engines: Sequence[StandInP
         made.append(
             await stack.enter_async_context(peers.litellm(folder, urls, list(MODELS), context=CONTEXT))
         )
-    return [Route(one.name, one.url, one.dialect, (one.pid,), one.headers) for one in made]
+    return [Route(one.name, one.url, one.dialect, one.pids, one.headers) for one in made]
 
 
 def _standin(speed: float, max_loaded: int) -> dict[str, Any]:

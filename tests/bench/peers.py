@@ -49,12 +49,12 @@ backend engines
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A proxy that runs: where it answers, in whose words, and its process."""
+    """A proxy that runs: where it answers, in whose words, and its processes."""
 
     name: str
     url: str
     dialect: str
-    pid: int
+    pids: tuple[int, ...]
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -101,7 +101,7 @@ def install_haproxy() -> None:
 @asynccontextmanager
 async def haproxy(folder: Path, engines: Sequence[str], slots: int) -> AsyncIterator[Peer]:
     """Least connections, at most `slots` at a time per engine; the others wait in its queue."""
-    port = _free_port()
+    port = free_port()
     servers = "\n".join(
         f"    server e{number} {url.removeprefix('http://')} maxconn {slots}"
         for number, url in enumerate(engines)
@@ -113,10 +113,10 @@ async def haproxy(folder: Path, engines: Sequence[str], slots: int) -> AsyncIter
         "haproxy", "-db", "-q", "-f", str(config), stdin=asyncio.subprocess.DEVNULL
     )
     try:
-        await _until_listening(port, process)
-        yield Peer("HAProxy", f"http://127.0.0.1:{port}/api/chat", "ollama", process.pid)
+        await until_listening(port, process)
+        yield Peer("HAProxy", f"http://127.0.0.1:{port}/api/chat", "ollama", (process.pid,))
     finally:
-        await _end(process)
+        await end(process)
 
 
 @asynccontextmanager
@@ -127,7 +127,7 @@ async def litellm(
     program = _litellm_program()
     if program is None:
         raise RuntimeError("LiteLLM is not installed: make peers")
-    port, key = _free_port(), f"sk-{secrets.token_hex(32)}"
+    port, key = free_port(), f"sk-{secrets.token_hex(32)}"
     config = folder / f"litellm-{port}.yaml"
     # JSON is YAML.
     written = {
@@ -166,23 +166,25 @@ async def litellm(
     try:
         await _until_alive(f"http://127.0.0.1:{port}/health/liveliness", process, log)
         url = f"http://127.0.0.1:{port}/v1/chat/completions"
-        yield Peer("LiteLLM", url, "openai", process.pid, {"authorization": f"Bearer {key}"})
+        yield Peer("LiteLLM", url, "openai", (process.pid,), {"authorization": f"Bearer {key}"})
     finally:
-        await _end(process)
+        await end(process)
 
 
 def _litellm_program() -> str | None:
     return shutil.which("litellm", path=str(_VENV / ("Scripts" if sys.platform == "win32" else "bin")))
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that nobody had a moment ago."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
     return port
 
 
-async def _end(process: asyncio.subprocess.Process) -> None:
+async def end(process: asyncio.subprocess.Process) -> None:
+    """End it in order; by force when that takes too long."""
     if process.returncode is None:
         process.terminate()
         try:
@@ -193,7 +195,8 @@ async def _end(process: asyncio.subprocess.Process) -> None:
     await process.wait()
 
 
-async def _until_listening(port: int, process: asyncio.subprocess.Process) -> None:
+async def until_listening(port: int, process: asyncio.subprocess.Process) -> None:
+    """Wait until somebody answers there. Raises `OSError` when the process has ended, or takes too long."""
     ends = time.monotonic() + _LISTENING_S
     while True:
         try:

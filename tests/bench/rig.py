@@ -14,7 +14,8 @@ import aiohttp
 import psutil
 
 from tests import processes
-from tests.bench import peers
+from tests.bench import hops, peers
+from tests.bench.hops import two_hops
 from tests.standin.process import StandInProcess
 
 SLOTS = 64
@@ -67,8 +68,13 @@ class Rig:
 
 
 def cpu_s(pid: int) -> float:
-    times = psutil.Process(pid).cpu_times()
-    return times.user + times.system
+    """CPU time of a process. Linux tells it in nanoseconds, others in ticks of some milliseconds."""
+    try:
+        threads = [one / "schedstat" for one in Path(f"/proc/{pid}/task").iterdir()]
+        return sum(int(one.read_text().split()[0]) for one in threads) / 1e9
+    except OSError:
+        times = psutil.Process(pid).cpu_times()
+        return times.user + times.system
 
 
 def resident_mb(pid: int) -> float:
@@ -108,7 +114,7 @@ async def rig(
         if peer:
             names = [str(model["name"]) for model in resident]
             for one in await _peers(stack, folder, engine.base_url, names):
-                found.routes.append(Route(one.name, one.url, one.dialect, (one.pid,), one.headers))
+                found.routes.append(Route(one.name, one.url, one.dialect, one.pids, one.headers))
         found.routes.append(Route("node", f"{node.url}/api/generate", "node", (node.pid,)))
         found.routes.append(
             Route(OURS, f"{master.url}/v1/chat/completions", "openai", (master.pid, node.pid))
@@ -120,7 +126,7 @@ async def rig(
 async def _peers(stack: AsyncExitStack, folder: Path, engine: str, models: list[str]) -> list[peers.Peer]:
     """Those that are installed, before one engine."""
     absent = peers.missing()
-    found: list[peers.Peer] = []
+    found = [await stack.enter_async_context(two_hops(kind, engine)) for kind in hops.NAMES]
     if "HAProxy" not in absent:
         found.append(await stack.enter_async_context(peers.haproxy(folder, [engine], SLOTS)))
     if "LiteLLM" not in absent:
