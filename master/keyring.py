@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from dataclasses import dataclass
+from typing import Literal
 
 from common.errors import CouncilError
 from common.security import digest_of, keys_match
@@ -18,10 +19,12 @@ _FRESH_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who calls: `name` is the key's, `setting` for COUNCIL_KEY."""
+    """Who calls: `name` is the key's, `setting` for COUNCIL_KEY. A `master` has the key that the masters on
+    one database share.
+    """
 
     name: str
-    role: Role
+    role: Role | Literal["master"]
 
 
 class KeyRing:
@@ -50,7 +53,7 @@ class KeyRing:
         if keys_match(key, self._admin_key):
             return Identity("setting", "admin")
         if keys_match(key, self._peer_key):
-            return Identity("another master", "admin")
+            return Identity("another master", "master")
         if time.monotonic() - self._read_at > _FRESH_S:
             began, changes = time.monotonic(), self._changes
             self._known = {one.digest: Identity(one.name, one.role) for one in await self._keys.keys()}

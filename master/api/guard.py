@@ -21,6 +21,7 @@ from common.attempts import Attempts, peer_of
 from common.errors import (
     CouncilError,
     ForbiddenError,
+    InvalidRequestError,
     PayloadTooLargeError,
     TooManyAttemptsError,
     UnauthorizedError,
@@ -81,7 +82,7 @@ class Access:
             raise UnauthorizedError(_WRONG[need])
         self._attempts.passed(peer, digest)
         if forbidden:
-            raise ForbiddenError("only an administrator's key may do that; see `council keys create --admin`")
+            raise ForbiddenError(_FORBIDDEN[need])
 
 
 async def _is_good(need: Need, key: str, keyring: KeyRing) -> tuple[bool, bool]:
@@ -93,18 +94,29 @@ async def _is_good(need: Need, key: str, keyring: KeyRing) -> tuple[bool, bool]:
     identity = await keyring.find(key)
     if identity is None:
         return False, False
-    allowed = need is Need.PERSON or identity.role == "admin"
+    allowed = identity.role in _ROLES[need]
     return allowed, not allowed
 
 
+_ROLES = {
+    Need.PERSON: ("person", "admin"),
+    Need.SESSION: ("person", "admin", "master"),
+    Need.ADMIN: ("admin",),
+}
+_FORBIDDEN = {
+    Need.PERSON: "other masters are let in for one session at a time and for nothing else",
+    Need.ADMIN: "only an administrator's key may do that; see `council keys create --admin`",
+}
 _ASK = {
     Need.PERSON: "send a key as `Authorization: Bearer …`, or log in on the page",
+    Need.SESSION: "send a key as `Authorization: Bearer …`, or log in on the page",
     Need.ADMIN: "send an administrator's key as `Authorization: Bearer …`",
     Need.TOKEN: "send the join token as `Authorization: Bearer …`; `council worker token` prints one",
     Need.NODE: "send the node's key as `Authorization: Bearer …`",
 }
 _WRONG = {
     Need.PERSON: "that key is not known here, or was revoked",
+    Need.SESSION: "that key is not known here, or was revoked",
     Need.ADMIN: "that key is not known here, or was revoked",
     Need.TOKEN: "this token is used up, too old or of another master; `council worker token` makes one",
     Need.NODE: "this node is not, or no longer, part of the cluster; it can join with a new token",
@@ -124,6 +136,7 @@ class Guard:
             return
         headers = Headers(scope=scope)
         try:
+            _check_path(scope["path"])
             self._check_site(scope, headers)
             await self._admit(scope, headers)
             if scope["type"] == "http":
@@ -155,7 +168,7 @@ class Guard:
         need = needed(method, scope["path"])
         if need is Need.NOBODY or (method == "OPTIONS" and self._access.origins):
             return
-        if not self._access.asks and need in (Need.PERSON, Need.ADMIN):
+        if not self._access.asks and need in _ROLES:
             return
         key = bearer(headers.get("authorization")) or _cookie(headers.get("cookie"))
         await self._access.admit(need, key, peer(scope), scope["app"].state.services.keyring)
@@ -187,6 +200,14 @@ def peer(scope: Scope) -> str:
     """The address under which a caller's wrong keys are counted."""
     client = scope.get("client")
     return peer_of(client[0] if client else None)
+
+
+def _check_path(path: str) -> None:
+    """A path means here what it says: who passes it on may shorten `a/../b`, and ask for something else."""
+    if "/." in path and not {".", ".."}.isdisjoint(path.split("/")):
+        raise InvalidRequestError(
+            "an address with the parts `.` or `..` is not taken; write the one it means"
+        )
 
 
 def _changes_or_streams(scope: Scope) -> bool:

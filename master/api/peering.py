@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from uuid import UUID
 
 import httpx
 from starlette.datastructures import Headers
@@ -15,8 +16,9 @@ from master.api.problems import problem_response
 from master.masters import HOP, TRANSPORT_ERRORS
 from master.services import Services
 
+# Every route of one session, and nothing that only begins like one: it is asked in the name of the cluster.
 # Events are followed by their own routes, through a master's death.
-_SESSION = re.compile(r"/api/council/sessions/([0-9a-fA-F-]{36})(?!/events)(?:/.*)?")
+_SESSION = re.compile(r"/api/council/sessions/([^/]+)(/cancel|/export|/agents/[A-Za-z0-9_]+/retry)?")
 _PASSED_ON = ("content-type", "accept", "idempotency-key", "traceparent")
 _PASSED_BACK = ("content-type", "location", "retry-after", "content-disposition")
 
@@ -28,7 +30,7 @@ class Peering:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        found = _SESSION.fullmatch(scope["path"]) if scope["type"] == "http" else None
+        found = _session_in(scope["path"]) if scope["type"] == "http" else None
         if found is None:
             await self._app(scope, receive, send)
             return
@@ -37,7 +39,7 @@ class Peering:
             await self._app(scope, receive, send)
             return
         try:
-            response = await _elsewhere(services, found[1].lower(), Request(scope, receive))
+            response = await _elsewhere(services, *found, Request(scope, receive))
         except CouncilError as error:
             response = problem_response(error)
         if response is None:
@@ -46,7 +48,18 @@ class Peering:
             await response(scope, receive, send)
 
 
-async def _elsewhere(services: Services, session_id: str, request: Request) -> Response | None:
+def _session_in(path: str) -> tuple[str, str] | None:
+    """A session's id, and what behind it is asked for; `None` where no route of a session is meant."""
+    found = _SESSION.fullmatch(path)
+    if found is None:
+        return None
+    try:
+        return str(UUID(found[1])), found[2] or ""
+    except ValueError:
+        return None
+
+
+async def _elsewhere(services: Services, session_id: str, rest: str, request: Request) -> Response | None:
     """The answer of the master that has the session; `None`: it is answered here."""
     masters = services.masters
     try:
@@ -57,7 +70,7 @@ async def _elsewhere(services: Services, session_id: str, request: Request) -> R
         return None
     body = await request.body()
     headers = {name: value for name, value in request.headers.items() if name in _PASSED_ON}
-    address = httpx.URL(request.url.path, query=request.url.query.encode())
+    address = httpx.URL(f"/api/council/sessions/{session_id}{rest}", query=request.url.query.encode())
     try:
         answer = await masters.client(peer).request(request.method, address, content=body, headers=headers)
     except TRANSPORT_ERRORS as error:

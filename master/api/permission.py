@@ -20,6 +20,7 @@ class Need(Enum):
 
     NOBODY = "nobody is asked"
     PERSON = "any key"
+    SESSION = "any key, or that of another master on the same database"
     ADMIN = "the key of an administrator"
     TOKEN = "a join token"
     NODE = "the key of a node"
@@ -29,6 +30,7 @@ class Need(Enum):
 _OPEN = frozenset({HEALTH, AUTHORITY, "/", LOGIN})
 _OPEN_FOLDER = "/assets/"
 _ADMIN_FOLDERS = ("/api/keys/", "/api/cluster/tokens/")
+_SESSION_FOLDER = "/api/council/sessions/"
 _READING = frozenset({"GET", "HEAD", "OPTIONS", "WEBSOCKET"})
 # Where people may change things: they ask, retry, cancel, archive and delete.
 _PERSON_FOLDERS = (
@@ -54,6 +56,8 @@ def needed(method: str, path: str) -> Need:
         return Need.NODE
     if _under(path, _ADMIN_FOLDERS):
         return Need.ADMIN
+    if path.startswith(_SESSION_FOLDER):
+        return Need.SESSION
     if method in _READING or _under(path, _PERSON_FOLDERS):
         return Need.PERSON
     return Need.ADMIN

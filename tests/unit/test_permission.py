@@ -11,7 +11,23 @@ from master.api.permission import Need, needed
 def test_a_route_that_nobody_thought_of_is_an_administrators(method: str) -> None:
     assert needed(method, "/api/new/thing") is Need.ADMIN
     assert needed(method, "/api/council/sessionsx") is Need.ADMIN
-    assert needed(method, "/api/council/sessions/x") is Need.PERSON
+    assert needed(method, "/api/conversations/x") is Need.PERSON
+    assert needed(method, "/api/council/sessions/x") is Need.SESSION
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/api/council/sessions",
+        "/api/council/sessionsx",
+        "/api/council/models",
+        "/api/keys",
+        "/api/conversations",
+    ],
+)
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE", "WEBSOCKET"])
+def test_other_masters_need_nothing_but_sessions(method: str, path: str) -> None:
+    assert needed(method, path) is not Need.SESSION
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import http.client
 import json
 import re
 import ssl
@@ -76,6 +78,50 @@ async def test_no_route_of_a_master_answers_without_the_right_key(master: LanMas
             assert (await nobody.get(master.url + path)).status_code == 401, path
         health = await nobody.get("/health")
         assert set(health.json()) == {"status", "role", "protocol", "name", "version", "uptime_s", "checks"}
+
+
+@pytest.mark.parametrize("segment", ["..", "%2e%2e", "%2E.", "%2e"])
+@pytest.mark.parametrize("slash", ["/", "%2f", "%2F"])
+async def test_no_other_spelling_of_a_path_opens_what_the_path_does_not(
+    master: LanMaster, segment: str, slash: str
+) -> None:
+    """Through folders that are open, or people's: with dots, which are refused, and with slashes too many."""
+    person = await master.create_key("ann")
+    eve = json.dumps({"name": "eve", "role": "admin"})
+    for folder in ("/assets", "/health", "/api/login", "/api/council/sessions/x", "/v1", "/api/keys/y"):
+        up = f"{slash}{segment}" * folder.count("/")
+        for key in (person, None):
+            path = f"{folder}{up}/api/keys"
+            assert await status_of(master, "POST", path, key, eve) == 422, (path, key)
+        for path in (
+            f"{folder}{slash}{slash}api{slash}keys",
+            f"/{folder}/api/keys",
+            f"/{slash}api{slash}keys",
+        ):
+            assert await status_of(master, "POST", path, person, eve) in (403, 404, 405, 422), path
+            assert await status_of(master, "POST", path, None, eve) in (401, 404, 405, 422), path
+    keys = (await master.admin.get("/api/keys")).json()["keys"]
+    assert [one["name"] for one in keys] == ["ann"]
+    await master.admin.delete("/api/keys/ann")
+
+
+async def status_of(master: LanMaster, method: str, path: str, key: str | None, body: str) -> int:
+    """Of a path that is sent as it is written: other clients would shorten it."""
+    headers = {"content-type": "application/json"}
+    if key is not None:
+        headers["authorization"] = f"Bearer {key}"
+    url = httpx.URL(master.url)
+
+    def send() -> int:
+        context = ssl.create_default_context(cadata=master.authority)
+        connection = http.client.HTTPSConnection(url.host, url.port, context=context, timeout=30)
+        try:
+            connection.request(method, path, body=body, headers=headers)
+            return connection.getresponse().status
+        finally:
+            connection.close()
+
+    return await asyncio.to_thread(send)
 
 
 async def assert_socket_is_closed(master: LanMaster, path: str) -> None:

@@ -67,6 +67,67 @@ async def test_masters_with_one_key_share_an_authority_and_pass_requests_on_over
                 await b.stop()
 
 
+async def test_no_key_of_a_person_turns_into_an_administrators_by_way_of_another_master(
+    postgres_server: PostgresServer, tmp_path: Path
+) -> None:
+    with postgres_server.database() as url:
+        async with (
+            StandInOllama([model("m1", token_ms=2), model("boss")], slots=4) as standin,
+            processes.node(tmp_path / "node", name="pc2", ollama=standin.base_url) as node,
+        ):
+            a = await start(tmp_path / "a", url, node)
+            b = await start(tmp_path / "b", url, node)
+            try:
+                authority = json.loads((tmp_path / "a" / "authority.json").read_text())["certificate"]
+                context = ssl.create_default_context(cadata=authority)
+                at_a, at_b = (
+                    httpx.AsyncClient(
+                        base_url=one.url.replace("0.0.0.0", "127.0.0.1"),
+                        verify=context,
+                        timeout=30.0,
+                        trust_env=False,
+                    )
+                    for one in (a, b)
+                )
+                async with at_a, at_b:
+                    admin = {"authorization": f"Bearer {KEY}"}
+                    made = await at_a.post("/api/keys", json={"name": "ann"}, headers=admin)
+                    ann = {"authorization": f"Bearer {made.json()['key']}"}
+                    opened = await at_b.post("/api/council/sessions", json=ASKED, headers=admin)
+                    assert opened.status_code == 201, opened.text
+                    path = f"/api/council/sessions/{opened.json()['id']}"
+                    eve = {"name": "eve", "role": "admin"}
+                    for way in (
+                        "/%2e%2e/%2e%2e/%2e%2e/keys",
+                        "/..%2f..%2f../keys",
+                        "/agents/%2e%2e/%2e%2e/%2e%2e/%2e%2e/%2e%2e/keys",
+                        "/agents/..%2f..%2f..%2f..%2f..%2fapi%2fkeys%3fx=/retry",
+                        "//%2e%2e/%2e%2e/%2e%2e/%2e%2e/keys",
+                    ):
+                        answer = await at_a.post(path + way, json=eve, headers=ann)
+                        assert answer.status_code in (404, 422), (way, answer.text)
+                    told = await at_b.get("/api/keys", headers=admin)
+                    assert [one["name"] for one in told.json()["keys"]] == ["ann"]
+                    # And the key that the masters share opens sessions, with the rights of a person.
+                    (row,) = rows(url, "SELECT value FROM cluster_secrets WHERE name = 'peer key'")
+                    peer = {"authorization": f"Bearer {row['value']}"}
+                    assert (await at_b.get(path, headers=peer)).status_code == 200
+                    for method, other, body in (
+                        ("POST", "/api/keys", eve),
+                        ("GET", "/api/keys", None),
+                        ("POST", "/api/cluster/tokens", {}),
+                        ("GET", "/api/council/sessions", None),
+                        ("POST", "/api/council/sessions", ASKED),
+                        ("GET", "/api/conversations", None),
+                        ("POST", "/api/login", {"key": row["value"]}),
+                    ):
+                        answer = await at_b.request(method, other, json=body, headers=peer)
+                        assert answer.status_code == 403, (method, other, answer.text)
+            finally:
+                await a.stop()
+                await b.stop()
+
+
 async def test_another_key_or_another_authority_is_refused_with_what_to_do(
     postgres_server: PostgresServer, tmp_path: Path
 ) -> None:
