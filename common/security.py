@@ -1,4 +1,4 @@
-"""Who may call: loopback or not, keys, and their comparison in constant time."""
+"""Who may call: loopback or not, by which name, keys, and their comparison in constant time."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ import hmac
 import ipaddress
 import secrets
 from functools import lru_cache
+from urllib.parse import urlsplit
+
+# Names that no public name server answers for: another site cannot make them point here.
+_LOCAL_SUFFIXES = (".local", ".lan", ".home", ".home.arpa", ".internal", ".localdomain")
 
 
 @lru_cache(maxsize=64)
@@ -18,6 +22,27 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]").split("%")[0]).is_loopback
     except ValueError:
         return False
+
+
+def host_name(host: str) -> str:
+    """The name or address in a `Host` header, without its port; empty where none can be read."""
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
+
+
+def is_local_name(name: str) -> bool:
+    """Whether a name is an address, or one that no other site can have: such a page cannot be another site's
+    whose name was made to point here (DNS rebinding).
+    """
+    if "." not in name or name.endswith(_LOCAL_SUFFIXES):
+        return True
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 def new_key(prefix: str = "lc") -> str:

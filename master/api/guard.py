@@ -8,11 +8,8 @@ socket (DNS rebinding, cross-site requests).
 
 from __future__ import annotations
 
-import ipaddress
 import time
-from functools import lru_cache
 from http.cookies import CookieError, SimpleCookie
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -26,7 +23,7 @@ from common.errors import (
     TooManyAttemptsError,
     UnauthorizedError,
 )
-from common.security import bearer, digest_of, is_loopback
+from common.security import bearer, digest_of, host_name, is_local_name, is_loopback
 from master.api.permission import Need, needed
 from master.api.problems import problem_response
 from master.keyring import KeyRing
@@ -35,8 +32,6 @@ COOKIE = "council_key"
 _KEY = "lan_council.key"  # in the scope, for what goes on longer than the key may
 MAX_BODY_BYTES = 1024 * 1024
 IMPORT_PATH = "/api/conversation/import"
-# Names that no public name server answers for: another site cannot make them point here.
-_LOCAL_SUFFIXES = (".local", ".lan", ".home", ".home.arpa", ".internal", ".localdomain")
 
 
 class Access:
@@ -57,6 +52,7 @@ class Access:
         self.loopback_only = is_loopback(host)
         self.asks = not self.loopback_only and not insecure_lan
         self.origins = frozenset(cors_origins)
+        self.names = frozenset(host_name(_netloc(origin)) for origin in cors_origins)
         self._attempts = Attempts()
 
     def max_body_bytes(self, path: str) -> int:
@@ -149,12 +145,16 @@ class Guard:
     def _check_site(self, scope: Scope, headers: Headers) -> None:
         """The caller means this master, and no other site speaks through its browser."""
         host = headers.get("host", "")
-        if self._access.loopback_only and not is_loopback(_host_name(host)):
+        name = host_name(host)
+        if self._access.loopback_only and not is_loopback(name):
             raise ForbiddenError(
                 f"this master serves its own machine only and was called as {host!r}; use http://127.0.0.1"
             )
         # Where keys are asked for, a rebound name does no harm: its pages have no cookie of ours.
-        if not self._access.loopback_only and not self._access.asks and not self._is_local_name(host):
+        if host and not name:
+            raise InvalidRequestError(f"the request's Host {host!r} is no name and no address")
+        is_open = not self._access.loopback_only and not self._access.asks
+        if is_open and not is_local_name(name) and name not in self._access.names:
             raise ForbiddenError(
                 f"this master was called as {host!r}, which may be another site's name for it; use its IP "
                 "address, or add that origin to COUNCIL_CORS_ORIGINS"
@@ -175,19 +175,7 @@ class Guard:
         scope[_KEY] = key
 
     def _is_ours(self, origin: str, host: str) -> bool:
-        return (
-            urlsplit(origin).netloc == host or origin in self._access.origins or "*" in self._access.origins
-        )
-
-    def _is_local_name(self, host: str) -> bool:
-        name = _host_name(host)
-        if "." not in name or name.endswith(_LOCAL_SUFFIXES):
-            return True
-        try:
-            ipaddress.ip_address(name)
-        except ValueError:
-            return any(urlsplit(origin).hostname == name for origin in self._access.origins)
-        return True
+        return _netloc(origin) == host or origin in self._access.origins or "*" in self._access.origins
 
 
 def key_of(scope: Scope) -> str | None:
@@ -215,9 +203,9 @@ def _changes_or_streams(scope: Scope) -> bool:
     return scope["type"] == "websocket" or scope.get("method") not in ("GET", "HEAD", "OPTIONS")
 
 
-@lru_cache(maxsize=64)
-def _host_name(host: str) -> str:
-    return urlsplit(f"//{host}").hostname or ""
+def _netloc(origin: str) -> str:
+    """Host and port of an origin, which has nothing behind them."""
+    return origin.partition("://")[2]
 
 
 def _cookie(header: str | None) -> str | None:

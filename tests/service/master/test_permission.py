@@ -234,6 +234,7 @@ async def test_on_loopback_a_foreign_host_name_is_refused(tmp_path: Path) -> Non
             "192.168.1.9",
             "127.0.0.1.evil.example",
             "localhost.evil.example",
+            "[",
         ):
             for method, path in (
                 ("GET", "/"),
@@ -242,6 +243,8 @@ async def test_on_loopback_a_foreign_host_name_is_refused(tmp_path: Path) -> Non
             ):
                 refused = await client.request(method, path, headers={"host": host})
                 assert (refused.status_code, refused.json()["code"]) == (403, "forbidden"), host
+            if host == "[":  # no client of sockets takes it
+                continue
             name = host.split(":")[0]
             with pytest.raises(InvalidStatus) as shut:
                 async with connect(
@@ -255,3 +258,18 @@ async def test_on_loopback_a_foreign_host_name_is_refused(tmp_path: Path) -> Non
         for host in (f"127.0.0.1:{port}", f"localhost:{port}", f"[::1]:{port}"):
             allowed = await client.get("/api/council/sessions", headers={"host": host})
             assert allowed.status_code == 200, host
+
+
+@pytest.mark.parametrize("origin", ["http://[", "http://[x", "null", "evil.example", "http://127.0.0.1.evil"])
+async def test_an_origin_that_is_none_or_foreign_is_refused_in_words(place: Place, origin: str) -> None:
+    async with place.client(authorization=f"Bearer {KEY}", origin=origin) as client:
+        refused = await client.post("/api/council/sessions", json={})
+    assert (refused.status_code, refused.json()["code"]) == (403, "forbidden")
+
+
+@pytest.mark.parametrize("host", ["[", "[x]", "127.0.0.1]"])
+async def test_a_host_that_cannot_be_read_is_refused_in_words(place: Place, host: str) -> None:
+    async with place.client(host=host) as client:
+        for path in ("/", "/health", "/api/keys"):
+            refused = await client.get(path)
+            assert (refused.status_code, refused.json()["code"]) == (422, "invalid_request"), path
