@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -52,17 +52,17 @@ _pull_decoder = msgspec.json.Decoder(PullRequest)
 def create_app(
     service: NodeService,
     *,
-    keys: Sequence[str],
+    keys: Callable[[], Sequence[str]] | None,
     data_dir: Path,
+    belonging: Belonging,
     exclusive: Sequence[str] = (),
-    belonging: Belonging | None = None,
 ) -> App:
-    """The ASGI application. No `keys`: nobody is asked for one (see `Gatekeeper`). `exclusive`: programs for
-    which background work makes way; the node tells which of them run.
+    """The ASGI application. `keys`: see `Gatekeeper`. `exclusive`: programs for which
+    background work makes way; the node tells which of them run.
     """
     calls = GenerateRoute(service)
     hot = {"/api/generate": calls.generate, "/api/generate/batch": calls.batch}
-    rest = _fastapi(service, data_dir, exclusive, belonging or Belonging(data_dir, None))
+    rest = _fastapi(service, data_dir, exclusive, belonging)
 
     async def route(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["method"] == "POST" and (end_point := hot.get(scope["path"])):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -49,17 +49,18 @@ async def send_problem(send: Send, error: CouncilError) -> None:
 class Gatekeeper:
     """Asks every request for one of the node's keys, in one place for all routes, known and unknown.
 
-    No `keys`: nobody is asked, which the entry point allows on loopback only (or with `--insecure-lan`).
-    Then at least no web page may use the node through a visitor's browser: an `Origin` is refused.
+    `keys` tells those that open it now. `None`: nobody is asked, which the entry point allows on loopback (or
+    with `--insecure-lan`). Then at least no web page may use the node through a visitor's browser: an
+    `Origin` is refused.
     """
 
-    def __init__(self, app: App, *, keys: Sequence[str]) -> None:
+    def __init__(self, app: App, *, keys: Callable[[], Sequence[str]] | None) -> None:
         self._app = app
-        self._keys = tuple(keys)
+        self._keys = keys
         self._attempts = Attempts()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] != OPEN_ROUTE:
+        if scope["type"] == "http" and (scope["path"] != OPEN_ROUTE):
             refusal = self._refusal(scope)
             if refusal is not None:
                 await send_problem(send, refusal)
@@ -77,23 +78,23 @@ class Gatekeeper:
                 given = value.decode("latin-1")
             elif name == b"origin":
                 origin = True
-        if not self._keys:
+        if self._keys is None:
             if origin:
                 return ForbiddenError("a node without a key does not answer web pages; set COUNCIL_NODE_KEY")
             return None
         key = bearer(given)
         if key is None:
             return UnauthorizedError("send the node's key as `Authorization: Bearer KEY`")
-        return self._judge(key, scope.get("client"))
+        return self._judge(key, self._keys(), scope.get("client"))
 
-    def _judge(self, key: str, client: tuple[str, int] | None) -> CouncilError | None:
+    def _judge(self, key: str, keys: Sequence[str], client: tuple[str, int] | None) -> CouncilError | None:
         digest, peer, now = digest_of(key), peer_of(client[0] if client else None), time.monotonic()
         wait_s = self._attempts.wait_s(peer, digest, now)
         if wait_s > 0:
             return TooManyAttemptsError(
                 f"too many wrong keys came from {peer}; try again in {wait_s:.0f} s", retry_after_s=wait_s
             )
-        if any([keys_match(key, one) for one in self._keys]):
+        if any([keys_match(key, one) for one in keys]):
             self._attempts.passed(peer, digest)
             return None
         self._attempts.failed(peer, digest, now)

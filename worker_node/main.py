@@ -125,14 +125,16 @@ async def serve(
         max_queue=settings.max_queue,
     )
     belonging = Belonging(settings.data_dir, member)
-    keys = [key for key in (settings.key, member.key if member else None) if key is not None]
+    asks = settings.key is not None or member is not None
     await run(
         create_app(
             service,
-            keys=keys,
+            keys=(lambda: [key for key in (settings.key, belonging.key) if key is not None])
+            if asks
+            else None,
             data_dir=settings.data_dir,
-            exclusive=settings.exclusive_programs,
             belonging=belonging,
+            exclusive=settings.exclusive_programs,
         ),
         service,
         listener,

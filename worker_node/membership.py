@@ -63,6 +63,11 @@ class Belonging:
         self._member = member
         self.ended: str | None = None
 
+    @property
+    def key(self) -> str | None:
+        """The key that masters send here; `None` where there is none, or it ended with the membership."""
+        return self._member.key if self._member is not None and self.ended is None else None
+
     async def end(self) -> None:
         """The master knows this node no more. What is kept is put aside, so that the node can join anew."""
         if self.ended is not None or self._member is None or self._member.master is None:

@@ -97,6 +97,31 @@ async def test_a_removed_node_is_no_friend_any_more(master: LanMaster, tmp_path:
     assert "gone" not in await master.workers()
 
 
+@pytest.mark.parametrize("own", [None, "a-key-of-the-node-itself"], ids=["the master's key", "and its own"])
+async def test_the_key_of_a_removed_node_opens_the_node_no_more(
+    master: LanMaster, standin: StandInOllama, tmp_path: Path, own: str | None
+) -> None:
+    joining = ("--join", master.url, "--token", await master.token(), "--host", "0.0.0.0")
+    env = {"COUNCIL_NODE_KEY": own} if own else {}
+    call = {"model": "m1", "prompt": "x", "stream": False}
+    async with (
+        lan_node(tmp_path / "left", *joining, name="left", ollama=standin.base_url, env=env) as node,
+        httpx.AsyncClient(base_url=node.url, verify=False, trust_env=False) as client,
+    ):
+
+        async def status(key: str | None) -> int:
+            headers = {"authorization": f"Bearer {key}"} if key else {}
+            return (await client.post("/api/generate", json=call, headers=headers)).status_code
+
+        await master.until("left", "healthy")
+        key = json.loads((tmp_path / "left" / "node.json").read_text())["key"]
+        assert [await status(one) for one in (key, None)] == [200, 401]
+        assert (await master.admin.delete("/api/cluster/workers/left")).status_code == 204
+        assert [await status(one) for one in (key, None)] == [401, 401]
+        if own is not None:
+            assert await status(own) == 200
+
+
 async def membership_of(node: Program, within_s: float = 15.0) -> str:
     """What the node's own health says of its removal, once it does."""
     async with httpx.AsyncClient(verify=False, trust_env=False) as anybody, asyncio.timeout(within_s):
