@@ -53,11 +53,12 @@ def create_app(
     service: NodeService,
     *,
     keys: Callable[[], Sequence[str]] | None,
+    loopback_only: bool,
     data_dir: Path,
     belonging: Belonging,
     exclusive: Sequence[str] = (),
 ) -> App:
-    """The ASGI application. `keys`: see `Gatekeeper`. `exclusive`: programs for which
+    """The ASGI application. `keys` and `loopback_only`: see `Gatekeeper`. `exclusive`: programs for which
     background work makes way; the node tells which of them run.
     """
     calls = GenerateRoute(service)
@@ -70,7 +71,7 @@ def create_app(
         else:
             await rest(scope, receive, send)
 
-    return Gatekeeper(route, keys=keys)
+    return Gatekeeper(route, keys=keys, loopback_only=loopback_only)
 
 
 def program_version() -> str:

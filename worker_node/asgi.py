@@ -20,7 +20,7 @@ from common.errors import (
     UnauthorizedError,
 )
 from common.protocol import encoder
-from common.security import bearer, digest_of, keys_match
+from common.security import bearer, digest_of, host_name, is_local_name, is_loopback, keys_match
 
 OPEN_ROUTE = "/health"
 
@@ -51,16 +51,18 @@ class Gatekeeper:
 
     `keys` tells those that open it now. `None`: nobody is asked, which the entry point allows on loopback (or
     with `--insecure-lan`). Then at least no web page may use the node through a visitor's browser: an
-    `Origin` is refused.
+    `Origin` is refused, and a `Host` that may be another site's name (DNS rebinding); `loopback_only` takes
+    this machine's own names alone.
     """
 
-    def __init__(self, app: App, *, keys: Callable[[], Sequence[str]] | None) -> None:
+    def __init__(self, app: App, *, keys: Callable[[], Sequence[str]] | None, loopback_only: bool) -> None:
         self._app = app
         self._keys = keys
+        self._loopback_only = loopback_only
         self._attempts = Attempts()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and (scope["path"] != OPEN_ROUTE):
+        if scope["type"] == "http" and (scope["path"] != OPEN_ROUTE or self._keys is None):
             refusal = self._refusal(scope)
             if refusal is not None:
                 await send_problem(send, refusal)
@@ -72,20 +74,35 @@ class Gatekeeper:
 
     def _refusal(self, scope: Scope) -> CouncilError | None:
         given: str | None = None
-        origin = False
+        host, origin = "", False
         for name, value in scope["headers"]:
             if name == b"authorization":
                 given = value.decode("latin-1")
+            elif name == b"host":
+                host = value.decode("latin-1")
             elif name == b"origin":
                 origin = True
         if self._keys is None:
-            if origin:
-                return ForbiddenError("a node without a key does not answer web pages; set COUNCIL_NODE_KEY")
-            return None
+            return self._check_site(host, origin)
         key = bearer(given)
         if key is None:
             return UnauthorizedError("send the node's key as `Authorization: Bearer KEY`")
         return self._judge(key, self._keys(), scope.get("client"))
+
+    def _check_site(self, host: str, origin: bool) -> CouncilError | None:
+        if origin:
+            return ForbiddenError("a node without a key does not answer web pages; set COUNCIL_NODE_KEY")
+        name = host_name(host)
+        if self._loopback_only and not is_loopback(name):
+            return ForbiddenError(
+                f"this node serves its own machine only and was called as {host!r}; use http://127.0.0.1"
+            )
+        if not self._loopback_only and not is_local_name(name):
+            return ForbiddenError(
+                f"this node was called as {host!r}, which may be another site's name for it; use its IP "
+                "address, or give it a key (COUNCIL_NODE_KEY)"
+            )
+        return None
 
     def _judge(self, key: str, keys: Sequence[str], client: tuple[str, int] | None) -> CouncilError | None:
         digest, peer, now = digest_of(key), peer_of(client[0] if client else None), time.monotonic()

@@ -99,6 +99,7 @@ async def serve(
     `on_ready` is called once, when the node answers; setting `stop` does what SIGTERM does.
     """
     from common.program import listen, url_of
+    from common.security import is_loopback
     from worker_node.app import create_app
     from worker_node.call import CallLimits
     from worker_node.engine_choice import choose_engines
@@ -126,12 +127,14 @@ async def serve(
     )
     belonging = Belonging(settings.data_dir, member)
     asks = settings.key is not None or member is not None
+    _warn_of_the_lan(settings, asks=asks)
     await run(
         create_app(
             service,
             keys=(lambda: [key for key in (settings.key, belonging.key) if key is not None])
             if asks
             else None,
+            loopback_only=is_loopback(settings.host),
             data_dir=settings.data_dir,
             belonging=belonging,
             exclusive=settings.exclusive_programs,
@@ -146,6 +149,17 @@ async def serve(
         tls=tls,
         beside=_beside(settings, member, belonging, port, tls),
     )
+
+
+def _warn_of_the_lan(settings: NodeSettings, *, asks: bool) -> None:
+    """Say at every start what `--insecure-lan` gives away (decision 0008)."""
+    from common.logs import get_logger
+    from common.security import is_loopback
+
+    if not settings.insecure_lan or is_loopback(settings.host):
+        return
+    who = "read along what this node is sent, and its key" if asks else "use this node"
+    get_logger(__name__).warning(f"everybody on this network can {who}: --insecure-lan")
 
 
 def _tls(settings: NodeSettings, member: Membership | None) -> ssl.SSLContext | None:

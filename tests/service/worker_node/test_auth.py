@@ -84,6 +84,46 @@ async def test_a_node_without_a_key_does_not_answer_web_pages(tmp_path: Path) ->
         assert (await node.whole(model="m", prompt="x")).status_code == 200
 
 
+async def test_a_node_without_a_key_answers_to_no_foreign_host_name(tmp_path: Path) -> None:
+    """A page whose name was pointed at this machine (DNS rebinding) reads nothing, not even by GET."""
+    async with (
+        StandInOllama([StandInModel("m:latest", resident=True)]) as ollama,
+        node_in_process(tmp_path, engine="ollama", ollama_base_url=ollama.base_url) as node,
+    ):
+        port = httpx.URL(node.url).port
+        for host in (
+            f"evil.example:{port}",
+            "192.168.1.9",
+            "127.0.0.1.evil.example",
+            "localhost.evil.example",
+            "[",
+            "",
+        ):
+            for method, path in [*ROUTES, ("GET", "/health")]:
+                refused = await node.client.request(method, path, headers={"host": host})
+                assert (refused.status_code, refused.json()["code"]) == (403, "forbidden"), (host, path)
+        for host in (f"127.0.0.1:{port}", f"localhost:{port}", f"[::1]:{port}"):
+            assert (await node.client.get("/health/models", headers={"host": host})).status_code == 200, host
+
+
+def test_an_open_node_on_the_lan_says_so_and_answers_to_names_of_the_lan_only(tmp_path: Path) -> None:
+    with NodeProcess(tmp_path, "--host", "0.0.0.0", "--engine", "embedded", "--insecure-lan") as node:
+        url = node.ready()["url"]
+        assert url.startswith("http://")
+        for host, status in (
+            ("evil.example", 403),
+            ("pc2.lan", 200),
+            ("pc2", 200),
+            ("192.168.1.20:8001", 200),
+            ("[fd00::1]", 200),
+        ):
+            got = httpx.get(f"{url}/health/models", headers={"host": host}, trust_env=False)
+            assert got.status_code == status, host
+        node.process.terminate()
+        assert node.process.wait(20) == 0
+        assert "--insecure-lan" in node.errors()
+
+
 def test_a_node_without_a_key_makes_one_for_other_machines_and_tells_how_it_is_added(tmp_path: Path) -> None:
     with NodeProcess(tmp_path, "--host", "0.0.0.0", "--engine", "embedded") as node:
         url = node.ready()["url"]
