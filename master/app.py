@@ -134,6 +134,7 @@ async def _services(settings: MasterSettings) -> AsyncIterator[Services]:
             connect_timeout_s=settings.connect_timeout_s,
             authority=authority.certificate if authority else None,
             weights=parse_weights(settings.node_weights),
+            insecure_lan=settings.insecure_lan,
         )
         stack.push_async_callback(registry.close)
         dispatcher = Dispatcher(registry, Limits.of(settings), max_waiting=settings.max_waiting_calls)

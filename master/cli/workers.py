@@ -18,7 +18,7 @@ MacOption = Annotated[
 
 
 def add(
-    node_url: Annotated[str, typer.Argument(metavar="URL", help="Address, http://192.168.1.20:8001.")],
+    node_url: Annotated[str, typer.Argument(metavar="URL", help="Address, https://192.168.1.20:8001.")],
     name: Annotated[
         str | None, typer.Option("--name", help="Name; made from the address by default.")
     ] = None,
@@ -38,8 +38,7 @@ def add(
     from master.cli.locate import call_master
     from master.cli.terminal import print_json
 
-    address = node_url if "://" in node_url else f"http://{node_url}"
-    given = {"url": address, "name": name, "key": key, "fingerprint": fingerprint, "mac": mac}
+    given = {"url": node_url, "name": name, "key": key, "fingerprint": fingerprint, "mac": mac}
     body = {field: value for field, value in given.items() if value is not None}
     added = call_master(url, master_key, lambda master: master.post(PATH, body))
     if as_json:

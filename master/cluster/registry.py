@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from common.errors import ConflictError, CouncilError, InvalidRequestError, NotFoundError
 from common.logs import get_logger
 from common.protocol import EngineName, Health
+from common.security import host_name, is_loopback
 from common.tls import Trust, node_name
 from master.cluster import canary
 from master.cluster.history import EVERY_S
@@ -46,7 +47,9 @@ class Registry:
         connect_timeout_s: float,
         authority: str | None = None,
         weights: Mapping[str, float] | None = None,
+        insecure_lan: bool = False,
     ) -> None:
+        """`insecure_lan`: nodes of other machines may be sent their keys without TLS."""
         self.nodes: dict[str, Node] = {}
         self._weights = dict(weights or {})
         self.on_change: Callable[[Node], None] = lambda _node: None
@@ -57,6 +60,7 @@ class Registry:
         self.sample_every_s = EVERY_S
         self._heartbeat_s = heartbeat_s
         self._connect_timeout_s = connect_timeout_s
+        self._insecure_lan = insecure_lan
         # One context for all nodes: the authority is the same, the name that is asked for differs.
         self._authority = ssl.create_default_context(cadata=authority) if authority else None
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -80,7 +84,8 @@ class Registry:
     def add(
         self, url: str, *, name: str | None = None, key: str | None = None, fingerprint: str | None = None
     ) -> Node:
-        """Know a node from now on; its heartbeat starts at once. Raises on a bad URL or a taken name.
+        """Know a node from now on; its heartbeat starts at once. Raises on a bad URL, a taken name, and a key
+        that would travel in the clear.
 
         Over HTTPS a node shows the certificate of that `fingerprint`, or else one that the cluster's
         authority signed for its name.
@@ -92,6 +97,8 @@ class Registry:
             raise ConflictError(f"a node named {chosen} is known already; choose another --name")
         if any(node.client.url == checked for node in self.nodes.values()):
             raise ConflictError(f"{checked} is known already")
+        if key is not None:
+            self._check_wire(checked)
         trust = self._trust(checked, chosen, fingerprint)
         client = NodeClient(chosen, checked, key, connect_timeout_s=self._connect_timeout_s, trust=trust)
         self._expected.discard(chosen)
@@ -111,9 +118,21 @@ class Registry:
     async def move(self, name: str, url: str) -> None:
         """A node of the cluster's authority has another address now; calls that run there end."""
         node = self.get(name)
+        if node.client.key is not None:
+            self._check_wire(check_url(url))
         await self.remove(name)
         moved = self.add(url, name=name, key=node.client.key)
         moved.draining, moved.mac = node.draining, node.mac
+
+    def _check_wire(self, url: str) -> None:
+        """Raise `InvalidRequestError` where a key would leave this machine without TLS."""
+        parts = urlsplit(url)
+        if parts.scheme == "http" and not is_loopback(parts.hostname or "") and not self._insecure_lan:
+            raise InvalidRequestError(
+                f"{url} would be sent the node's key in the clear; use https:// with the fingerprint that "
+                "`council node start` prints there, or start this master with --insecure-lan on a network "
+                "that you trust entirely"
+            )
 
     def _trust(self, url: str, name: str, fingerprint: str | None) -> Trust | None:
         if not url.startswith("https://"):
@@ -124,7 +143,8 @@ class Registry:
             return Trust.of_fingerprint(fingerprint)
         if self._authority is None:
             raise InvalidRequestError(
-                f"{url} needs its fingerprint, which `council node start` prints there: --fingerprint F"
+                f"{url} needs its fingerprint, which `council node start` prints there: --fingerprint F; a "
+                "node that runs with --insecure-lan is added as http://… and without a key"
             )
         return Trust(self._authority, node_name(name))
 
@@ -244,19 +264,25 @@ async def _ignore_mac(_name: str, _mac: str) -> None:
 
 
 def check_url(url: str) -> str:
-    """A node's address without its trailing slash. Raises `InvalidRequestError`."""
-    text = url if "://" in url else f"http://{url}"
+    """A node's address without its trailing slash; one without a scheme is HTTPS on other machines.
+
+    Raises `InvalidRequestError`.
+    """
     try:
-        parts = urlsplit(text)
+        parts = urlsplit(url if "://" in url else f"{_scheme_at(url)}://{url}")
         port = parts.port
     except ValueError as error:
         raise InvalidRequestError(f"{url!r} is not an address: {error}") from error
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
         raise InvalidRequestError(
-            f"{url!r} is not the address of a node; it looks like http://192.168.1.20:8001"
+            f"{url!r} is not the address of a node; it looks like https://192.168.1.20:8001"
         )
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     return f"{parts.scheme}://{host}:{port or 8001}{parts.path.rstrip('/')}"
+
+
+def _scheme_at(address: str) -> str:
+    return "http" if is_loopback(host_name(address)) else "https"
 
 
 def default_name(url: str) -> str:

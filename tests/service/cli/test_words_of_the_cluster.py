@@ -37,8 +37,8 @@ def test_every_listing_is_a_table_and_json(
 
 
 def test_a_node_is_added_shown_and_removed(council: Council, master: FakeMaster) -> None:
-    added = council.run("worker", "add", "192.168.1.20:8001", "--url", master.url)
-    assert "added pc2 (http://192.168.1.20:8001)" in added.out
+    added = council.run("worker", "add", "https://192.168.1.20:8001", "--url", master.url)
+    assert "added pc2 (https://192.168.1.20:8001)" in added.out
     assert "pc2" in council.run("worker", "show", "pc2", "--url", master.url).out
     assert council.run("worker", "remove", "pc2", "--url", master.url).code == 0
     gone = council.run("worker", "show", "pc2", "--url", master.url)
@@ -52,6 +52,11 @@ def test_the_key_of_a_node_is_not_the_key_of_the_master(council: Council) -> Non
         assert council.run(*words, "--url", master.url).code == 0
         assert master.added == [{"url": "http://pc2:8001", "key": "lc_node"}]
         assert council.run("worker", "list", "--url", master.url).code == 1
+
+
+def test_an_address_without_a_scheme_is_the_masters_to_complete(council: Council, master: FakeMaster) -> None:
+    assert council.run("worker", "add", "192.168.1.20:8001", "--url", master.url).code == 0
+    assert master.added == [{"url": "192.168.1.20:8001"}]
 
 
 def test_empty_listings_say_what_to_type(council: Council, master: FakeMaster) -> None:

@@ -113,6 +113,10 @@ async def test_what_is_no_node_of_ours_is_refused_and_not_kept(place: Place) -> 
                 assert (response.status_code, response.json()["code"]) == (422, "invalid_request")
                 assert "key" in response.json()["detail"]
                 assert key is None or key not in response.text
+            clear = await _add(client, url="http://192.0.2.9:8001", name="x", key=KEY)
+            assert (clear.status_code, clear.json()["code"]) == (422, "invalid_request")
+            assert "in the clear" in clear.json()["detail"]
+            assert KEY not in clear.text
             assert (await _add(client, url=place.free.url, name="not a name!")).status_code == 422
             assert (await client.get(WORKERS)).json() == {"workers": []}
             assert (await _add(client, url=place.free.url, name="one")).status_code == 201
@@ -123,6 +127,13 @@ async def test_what_is_no_node_of_ours_is_refused_and_not_kept(place: Place) -> 
                 twice = await _add(client, **body)
                 assert (twice.status_code, twice.json()["code"]) == (409, "conflict")
             assert [one["name"] for one in (await client.get(WORKERS)).json()["workers"]] == ["one"]
+
+
+async def test_a_key_of_the_settings_that_would_travel_in_the_clear_stops_the_start(place: Place) -> None:
+    listed = {"COUNCIL_NODES": f"pc2=http://192.0.2.9:8001#{KEY}"}
+    with pytest.raises(RuntimeError, match=r"ended with 1.*in the clear.*--insecure-lan") as refused:
+        await processes.start_master(place.folder / "clear", env=listed)
+    assert KEY not in str(refused.value)
 
 
 async def test_added_nodes_survive_a_restart_with_key_and_drained_as_they_were(place: Place) -> None:
