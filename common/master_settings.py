@@ -24,7 +24,7 @@ class MasterSettings(BackgroundSettings):
     key: str | None = Field(
         None,
         description="Key that people and programs need when the master listens off loopback; at least 16 "
-        "characters.",
+        "characters, and not one part again and again.",
     )
     tls_cert: Path | None = Field(
         None,

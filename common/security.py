@@ -50,6 +50,13 @@ def new_key(prefix: str = "lc") -> str:
     return f"{prefix}_{secrets.token_urlsafe(32)}"
 
 
+def is_repetitive(key: str) -> bool:
+    """Whether a key that a person made up is guessed sooner than its length says: fewer than six different
+    characters, or one part again and again. No measure of how random the others are.
+    """
+    return len(set(key)) < 6 or key in (key + key)[1:-1]
+
+
 def keys_match(given: str | None, expected: str | None) -> bool:
     """Compare in constant time. No expected key matches nothing."""
     if given is None or expected is None:

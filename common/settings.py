@@ -18,7 +18,7 @@ from pydantic import AliasChoices, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from common.errors import SettingsError
-from common.security import is_loopback
+from common.security import is_loopback, is_repetitive
 
 TABLES = ("master", "node")
 
@@ -62,9 +62,14 @@ class ProgramSettings(BaseSettings):
 
     @field_validator("key", check_fields=False)
     @classmethod
-    def _key_is_long_enough(cls, value: str | None) -> str | None:
+    def _key_is_hard_to_guess(cls, value: str | None) -> str | None:
         if value is not None and len(value) < 16:
             raise ValueError("a key needs at least 16 characters; `council config new-key` prints one")
+        if value is not None and is_repetitive(value):
+            raise ValueError(
+                "a key of so few different characters, or of one part again and again, is soon guessed; "
+                "`council config new-key` prints a better one"
+            )
         return value
 
     @classmethod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from common.security import new_key
 from tests.service.chaos import fleet as fleets
 from tests.service.master.rig import CHAIRMAN, assert_full, model
 
@@ -35,13 +36,14 @@ async def test_calls_to_a_node_with_another_key_run_elsewhere(tmp_path: Path) ->
     async with fleets.prepared(tmp_path, models, env={"COUNCIL_HEARTBEAT_S": "60"}) as fleet:
         strange = fleet.nodes["pc2"]
         await strange.stop()
-        strange.env = {"COUNCIL_NODE_KEY": "k" * 32}
+        known = new_key()
+        strange.env = {"COUNCIL_NODE_KEY": known}
         await strange.start()
-        fleet.addresses = {"pc2": f"{strange.url}#{'k' * 32}"}
+        fleet.addresses = {"pc2": f"{strange.url}#{known}"}
         await fleet.start_master()
         await fleet.settle()
         await strange.stop()
-        strange.env = {"COUNCIL_NODE_KEY": "other" * 8}
+        strange.env = {"COUNCIL_NODE_KEY": new_key()}
         await strange.start()
         session = await fleet.council(body)
         assert_full(session)

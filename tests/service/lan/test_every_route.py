@@ -17,7 +17,7 @@ import websockets
 
 from common.master_settings import MasterSettings
 from master.app import create_app
-from tests.service.lan.lan import LanMaster, lan_node
+from tests.service.lan.lan import KEY, LanMaster, lan_node
 from worker_node.app import _fastapi
 from worker_node.call import CallLimits
 from worker_node.membership import Belonging
@@ -42,7 +42,7 @@ def walked(routes: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
 
 
 def master_routes() -> set[tuple[str, str]]:
-    return set(walked(create_app(MasterSettings(host="0.0.0.0", key="k" * 20)).routes))
+    return set(walked(create_app(MasterSettings(host="0.0.0.0", key=KEY)).routes))
 
 
 async def test_the_walk_sees_every_kind_of_route() -> None:

@@ -9,6 +9,7 @@ import pytest
 from common.errors import SettingsError
 from common.master_settings import MasterSettings
 from common.node_settings import NodeSettings
+from common.security import new_key
 from common.settings import require_key_off_loopback
 
 
@@ -78,6 +79,28 @@ def test_a_short_key_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COUNCIL_KEY", "short")
     with pytest.raises(SettingsError, match="16"):
         MasterSettings.load("master")
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["a" * 16, "abababababababab", "abcde" * 8, "passwordpassword", "1234567812345678", "aaaaaaaaaaaaaaab"],
+)
+@pytest.mark.parametrize(("program", "name"), [("master", "COUNCIL_KEY"), ("node", "COUNCIL_NODE_KEY")])
+def test_a_long_key_that_is_easily_guessed_is_refused_and_the_error_tells_what_to_type(
+    monkeypatch: pytest.MonkeyPatch, program: str, name: str, key: str
+) -> None:
+    monkeypatch.setenv(name, key)
+    with pytest.raises(SettingsError, match=r"council config new-key") as refused:
+        (MasterSettings if program == "master" else NodeSettings).load(program)
+    assert key not in refused.value.detail
+
+
+@pytest.mark.parametrize(
+    "key", ["the key of the people of this house", "5d41402abc4b2a76", "4929130756018824", new_key()]
+)
+def test_a_key_that_takes_long_to_guess_is_taken(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    monkeypatch.setenv("COUNCIL_KEY", key)
+    assert MasterSettings.load("master").key == key
 
 
 @pytest.mark.parametrize("path", sorted((Path(__file__).parents[3] / "configs").glob("*.toml")))
