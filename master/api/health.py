@@ -10,7 +10,6 @@ from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from common import PROTOCOL_VERSION, __version__
-from common.errors import CouncilError
 from common.host import system_health
 from master.api.models import cluster_models
 from master.cluster.condition import trouble
@@ -26,12 +25,7 @@ async def health(master: Master, response: Response) -> dict[str, Any]:
     """`healthy`: a node answers and the database takes writes; `degraded`: one node is in trouble;
     `unhealthy` (503): no council can be held. `checks` says in words what is wrong with which node.
     """
-    checks: dict[str, str] = {}
-    try:
-        await master.store.check()
-        checks["database"] = "connected"
-    except CouncilError as error:
-        checks["database"] = error.code
+    checks = {"database": await master.store.pulse.state()}
     nodes = list(master.registry.nodes.values())
     answering = [node for node in nodes if node.answers]
     models = any(node.models for node in answering)

@@ -29,6 +29,7 @@ from master.state.database import (
 from master.state.job_calls import JobCallRepository
 from master.state.jobs import JobRepository
 from master.state.nodes import NodeRepository
+from master.state.pulse import Pulse
 from master.state.schedules import ScheduleRepository
 from master.state.sessions import SessionRepository
 from master.state.speeds import SpeedRepository
@@ -44,6 +45,7 @@ class Store:
         self._locks = locks
         self._file = file
         self._transactions = Transactions(engine)
+        self.pulse = Pulse(self.check)
         self.sessions = SessionRepository(self._transactions)
         self.nodes = NodeRepository(self._transactions)
         self.access = AccessRepository(self._transactions)
@@ -102,7 +104,7 @@ class Store:
             self._locks.close()
 
     async def check(self) -> None:
-        """Write one small row, for `/health`. Raises a storage error when that or the next write fails."""
+        """Write one small row. Raises a storage error when that or the next write fails."""
         if self._file is not None:
             await asyncio.to_thread(require_space, self._file)
         async with self._transactions.write() as db:

@@ -235,7 +235,7 @@ class ClusterSecretRow(Base):
 
 
 class PulseRow(Base):
-    """One row, written by every health check: reading alone would not notice a full disk."""
+    """One row, written by health checks: reading alone would not notice a full disk."""
 
     __tablename__ = "pulse"
 

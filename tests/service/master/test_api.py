@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from datetime import datetime
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 import pytest_asyncio
 
 from tests import processes
+from tests.service.master.accounts import rows
 from tests.service.master.rig import CHAIRMAN, MODELS, SEATS, Rig, assert_full, model
 from tests.service.master.sockets import types, watch
 from tests.standin import Fault
@@ -335,6 +337,11 @@ async def test_health_tells_of_the_master_its_machine_its_engines_and_its_models
     assert (health["status"], health["role"], health["protocol"]) == ("healthy", "master", 1)
     assert set(health) >= {"status", "role", "protocol", "name", "version", "uptime_s", "checks"}
     assert health["checks"]["database"] == "connected"
+    began, written = time.monotonic(), set()
+    for _ in range(20):
+        await cluster.client.get("/health")
+        written.add(rows(cluster.folder / "master", "SELECT at FROM pulse")[0]["at"])
+    assert len(written) <= time.monotonic() - began + 2, "anybody may ask, and not each costs a write"
     system = (await cluster.client.get("/health/system")).json()
     assert system
     [node] = (await cluster.client.get("/health/ollama")).json()["nodes"]
