@@ -24,6 +24,7 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+@lru_cache(maxsize=64)
 def host_name(host: str) -> str:
     """The name or address in a `Host` header, without its port; empty where none can be read."""
     try:
