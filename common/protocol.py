@@ -203,6 +203,9 @@ class LineSplitter:
             if len(self._pending) > self._max:
                 raise ValueError(f"a line is longer than {self._max} bytes")
             return []
+        if not self._pending and data.find(b"\n") == len(data) - 1:
+            line = data[:-1]
+            return [line] if line.strip() else []  # as nearly every read of a long answer
         *lines, rest = data.split(b"\n")
         if self._pending:
             lines[0] = bytes(self._pending) + lines[0]

@@ -386,3 +386,15 @@ async def test_the_health_of_the_machine_is_told(node: Node) -> None:
     assert system["disk"]["free"] > 0
     assert system["cpu"]["count"] >= 1
     assert "main" in str(system["engines"])
+
+
+async def test_calls_tokens_and_times_are_counted_when_somebody_looks(node: Node) -> None:
+    for number in range(3):
+        await node.whole(model="m", prompt=str(number))
+    assert (await node.whole(model="unknown", prompt="x")).status_code == 404
+    lines = (await node.client.get("/metrics")).text.splitlines()
+    labels = 'engine="main",model="m:latest"'
+    assert f'council_node_calls_total{{{labels},outcome="ok"}} 3.0' in lines
+    assert 'council_node_calls_total{engine="main",model="unknown",outcome="model_not_found"} 1.0' in lines
+    assert 'council_node_tokens_total{engine="main",kind="completion",model="m:latest"} 18.0' in lines
+    assert f'council_node_latency_seconds_count{{{labels},phase="total"}} 3.0' in lines
