@@ -148,6 +148,11 @@ class Admission:
         # It may have held others back: a call that waited for a place bars the model next to idle.
         return self._admit() + self._moves() if self.waiting else []
 
+    def resize(self, model: str, slots: int) -> list[Decision]:
+        """The engine gives the model so many slots from now on; who holds one keeps it."""
+        self._slots[model] = max(1, slots)
+        return self._admit() + self._moves() if self.waiting else []
+
     def drain(self) -> list[Decision]:
         """Stop admitting. Everybody who waits is refused; who runs may end."""
         self._draining = True

@@ -113,6 +113,10 @@ class AdmissionShell:
         else:
             self._apply(self.core.cancel(ticket.call_id))
 
+    def resize(self, model: str, slots: int) -> None:
+        """The engine gives the model so many slots from now on."""
+        self._apply(self.core.resize(model, slots))
+
     def drain(self) -> None:
         """Refuse who waits and who comes."""
         self._apply(self.core.drain())

@@ -33,6 +33,7 @@ from common.protocol import (
     Started,
 )
 from common.usage import CallLatency
+from worker_node.admission_shell import Ticket
 from worker_node.engine_lane import EngineLane
 from worker_node.engines.base import EngineEvent, Finished, Text
 from worker_node.metrics import NodeMetrics
@@ -163,7 +164,7 @@ class Call:
         ticket = lane.admission.arrive(
             model.name,
             self.request.call_class,
-            model.slots,
+            lane.slots(model),
             on_preempt=self.abort if self.request.yields else None,
         )
         try:
@@ -182,7 +183,7 @@ class Call:
             limit.reschedule(self._phase_end(None))
             await emit(Started())
             began = time.monotonic()
-            rest, finished, first = await self._stream(emit)
+            rest, finished, first = await self._stream(emit, ticket)
             lane.catalog.note_use(model.name)
             latency = self._latency(finished, waited_ms, load_ms, began, first)
             return *rest, Done(finished.done_reason, finished.token_usage, latency)
@@ -194,15 +195,18 @@ class Call:
         finally:
             lane.admission.leave(ticket)
 
-    async def _stream(self, emit: Emit) -> tuple[list[Delta], Finished, float | None]:
+    async def _stream(self, emit: Emit, ticket: Ticket) -> tuple[list[Delta], Finished, float | None]:
         """The texts that came with the end, the engine's account, and when its first text came."""
         first: float | None = None
         rest: list[Delta] = []
+        account: Finished | None = None
+        self._lane.begins(ticket)
         self._events = self._lane.engine.generate(self.request)
         try:
             async for event in self._events:
                 if type(event) is Finished:
-                    return rest, event, first
+                    account = event
+                    return rest, account, first
                 if type(event) is Text:
                     if first is None:
                         first = time.monotonic()
@@ -214,6 +218,8 @@ class Call:
         except BaseException:
             await self._close_events()  # before the slot is free: the engine still generates
             raise
+        finally:
+            self._lane.ends(ticket, self.model, account)
         raise StreamCutError("the engine's answer ended without its last message", model=self.model.name)
 
     async def _close_events(self) -> None:

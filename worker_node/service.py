@@ -105,7 +105,7 @@ class NodeService:
             raise NodeDrainingError(f"node {self.name} is stopping; send the call to another node")
         lane = self._lane(request.engine)
         model = await lane.catalog.find(request.model)
-        ticket = lane.admission.arrive(model.name, "background", model.slots)
+        ticket = lane.admission.arrive(model.name, "background", lane.slots(model))
         try:
             try:
                 async with asyncio.timeout(self._limits.queue_timeout_s):
@@ -182,14 +182,14 @@ class NodeService:
 
     async def engine_infos(self) -> list[EngineInfo]:
         """The health of every engine. Asked at once: two that hang must not take twice as long to tell."""
-        return list(await asyncio.gather(*[lane.catalog.info() for lane in self._lanes.values()]))
+        return list(await asyncio.gather(*[lane.info() for lane in self._lanes.values()]))
 
     async def models(self) -> dict[EngineName, list[ModelInfo]]:
         """The models of every engine that answers. Raises only if none does."""
 
         async def of(lane: EngineLane) -> list[ModelInfo] | CouncilError:
             try:
-                return await lane.catalog.models()
+                return await lane.models()
             except CouncilError as error:
                 return error
 

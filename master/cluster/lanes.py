@@ -344,7 +344,7 @@ class Lanes:
                 sample.prompt_s,
                 sample.generate_s,
                 cached=running.work[0] < call.prompt_tokens,
-                concurrency=running.concurrency(now),
+                concurrency=running.concurrency(now, sample.load_s + sample.prompt_s + sample.generate_s),
             )
             self.speeds.learn(place.node, place.engine.name, place.name, place.size, shown, now)
         self.places.give_back(running, now)

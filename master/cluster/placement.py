@@ -20,6 +20,8 @@ Work = tuple[float, float]
 
 TYPICAL_WORK: Work = (400.0, 300.0)
 PREEMPT_S = 0.25  # what it takes to close a background call's stream down to the engine
+_ALONE = 0.2  # others, on average, beside whom a call counts as alone
+_LEAST_WAIT_S, _WAIT = 0.25, 0.1  # seconds, and part of the work: what an engine may need beside its work
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +81,20 @@ class Running:
         """Let `concurrency` begin anew."""
         self._counted_from = (now, self.place.engine.call_seconds(now))
 
-    def concurrency(self, now: float) -> float:
+    def concurrency(self, now: float, served_s: float) -> float | None:
         """Mean number of calls on the engine, this one too, by the time that each really was there: a call
         that leaves for this one is beside it for milliseconds, and is not to be taken for harmless.
+
+        `served_s`: how long the engine says that it worked for this call. `None`: it let the call wait for
+        a good part of its time here, and nobody knows how many were beside it after that.
         """
         since, before = self._counted_from
         engine = self.place.engine
-        return (engine.call_seconds(now) - before) / (now - since) if now > since else len(engine.running)
+        if now <= since:
+            return len(engine.running)
+        mean = (engine.call_seconds(now) - before) / (now - since)
+        waited_s = now - since - served_s
+        return None if mean > 1.0 + _ALONE and waited_s > max(_LEAST_WAIT_S, _WAIT * served_s) else mean
 
     def free_at(self, now: float) -> float:
         """When its slot is free; one that is late is taken to need a quarter more of its time so far."""

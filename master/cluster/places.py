@@ -146,6 +146,8 @@ class Places:
                 self.model((engine.name, name)).places[known.serial] = known
             if known.size != one.size:
                 known.speed_of = -1
+            if one.slots < known.slots:
+                self.speeds.forget_sharing(engine.node, engine.name)
             known.name, known.slots, known.size, known.usable = one.name, one.slots, one.size, one.usable
             if now - known.changed_at > _OWN_KNOWLEDGE_S and engine.loading is not known:
                 known.resident = one.resident

@@ -85,7 +85,9 @@ class _Slowed:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What one finished call showed. Seconds; `concurrency` is the mean number of calls on the engine."""
+    """What one finished call showed. Seconds; `concurrency` is the mean number of calls on the engine, `None`
+    where it is not known because the call waited inside it: then only its load counts.
+    """
 
     prompt_tokens: int
     completion_tokens: int
@@ -93,7 +95,7 @@ class Sample:
     prompt_s: float
     generate_s: float
     cached: bool = False
-    concurrency: float = 1.0
+    concurrency: float | None = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +177,8 @@ class Speeds:
         if sample.load_s > 0.05:
             self._learn((node, engine, model, "load"), sample.load_s, now)
             scale.load.learn(sample.load_s / guess.load_s)
+        if sample.concurrency is None:
+            return
         others = max(sample.concurrency - 1.0, 0.0)
         if sample.prompt_tokens >= _LEAST_PROMPT_TOKENS and sample.prompt_s > 0 and not sample.cached:
             shared = 1.0 + self.sharing(node, engine) * others
@@ -187,6 +191,13 @@ class Speeds:
             alone = seen / (1.0 + self.sharing(node, engine) * others)
             self._learn((node, engine, model, "generate"), alone, now)
             scale.generate.learn(alone / guess.generate_s_per_token)
+
+    def forget_sharing(self, node: str, engine: str) -> None:
+        """The calls that were taken to run beside each other had been waiting for each other."""
+        if (node, engine) in self._sharing:
+            self._sharing[node, engine] = Estimate(_UNKNOWN_SHARING)
+            self._changed.add((node, engine, "", "sharing"))
+            self.versions[node, engine] = self.versions.get((node, engine), 0) + 1
 
     def _learn_sharing(self, node: str, engine: str, model: str, seen: float, others: float) -> None:
         """Only against calls that ran alone: two unknowns cannot be told apart in one figure."""

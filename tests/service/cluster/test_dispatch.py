@@ -146,6 +146,36 @@ async def test_a_chat_beside_background_on_two_slots_has_the_kept_one(tmp_path: 
         await within(10, group.create_task(dispatcher.run(call("chat"), Watcher())))
 
 
+async def test_an_ollama_with_fewer_slots_than_its_node_was_told_is_found_out_and_jobs_make_room(
+    tmp_path: Path,
+) -> None:
+    model = StandInModel("m", token_ms=40, answer_tokens=20, resident=True)
+    async with one_node(tmp_path, model, OLLAMA_NUM_PARALLEL="4") as (standin, dispatcher):
+        name = dispatcher.registry.get("pc2").models[0].name
+
+        def known_slots() -> int:
+            return dispatcher.registry.get("pc2").models[0].slots
+
+        assert known_slots() == 4
+        for number in range(3):
+            async with asyncio.TaskGroup() as group:
+                for other in range(3):
+                    group.create_task(dispatcher.run(call(f"c{number}{other}"), Watcher()))
+        await until(dispatcher.registry, lambda: known_slots() == 1)
+        assert dispatcher.speeds.measured_sharing("pc2", "main") is None, "nothing had run beside anything"
+        async with asyncio.TaskGroup() as group:
+            jobs = [Watcher() for _ in range(4)]
+            for number, watcher in enumerate(jobs):
+                group.create_task(dispatcher.run(call(f"job{number}", call_class="background"), watcher))
+            await standin.until(lambda server: any(server.counters.in_flight.values()))
+            await within(10, group.create_task(dispatcher.run(call("chat"), Watcher())))
+            record = next(one for one in reversed(standin.calls(model=name)) if one.outcome == "done")
+            assert record.started_ms is not None
+            assert record.loaded_ms is not None
+            assert record.started_ms - record.loaded_ms < 200, "it did not stand in Ollama's own line"
+            assert [code for watcher in jobs for code in watcher.codes] == ["preempted"]
+
+
 async def test_a_broken_node_is_used_again_within_ten_seconds_without_a_call_being_risked(
     tmp_path: Path,
 ) -> None:

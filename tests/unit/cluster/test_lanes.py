@@ -132,6 +132,22 @@ def test_what_calls_show_of_sharing_goes_by_the_time_that_they_ran_beside_each_o
     assert known.measured_sharing("a", "main") == pytest.approx(0.5, abs=0.02)
 
 
+def test_calls_that_wait_for_each_other_inside_an_engine_do_not_show_that_sharing_is_harmless() -> None:
+    """Each was as quick as alone because it was alone, however many the engine had been sent."""
+    known = speeds()
+    lanes = lanes_of(node("a", ("m", 5, True)), known=known)
+    alone = Sample(100, 100, 0.0, 0.3, 2.0)
+    _chat(lanes, "alone", 0.0, alone, leaving=[])
+    for number in range(5):
+        submit(lanes, f"call {number}", now=10.0)
+    assert len(placed(lanes.decide(10.0))) == 5
+    for number in range(5):
+        lanes.started(f"call {number}", 10.0)
+    for number in range(5):
+        lanes.release(f"call {number}", 12.3 * (1 + number), alone)
+    assert known.measured_sharing("a", "main") is None
+
+
 def _chat(lanes: Lanes, call_id: str, now: float, shown: Sample, *, leaving: list[str]) -> None:
     """A chat that takes 0.42 s and is the only one to stay; who leaves for it is gone after 5 ms."""
     submit(lanes, call_id, now=now)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import pytest
 
 from master.cluster.speeds import Sample, Speeds, prior
+from tests.unit.cluster.cluster import lanes_of, node
 
 GB = 10**9
 
 
-def shown(token_s: float, *, concurrency: float = 1.0, load_s: float = 0.0, cached: bool = False) -> Sample:
+def shown(
+    token_s: float, *, concurrency: float | None = 1.0, load_s: float = 0.0, cached: bool = False
+) -> Sample:
     return Sample(400, 100, load_s, 400 * token_s / 10, 100 * token_s, cached, concurrency)
 
 
@@ -90,6 +93,32 @@ def test_sharing_is_learned_from_calls_beside_others_and_only_against_calls_alon
         speeds.learn("pc2", "main", "m", GB, shown(0.2, concurrency=3.0))
     assert speeds.measured_sharing("pc2", "main") == pytest.approx(0.5, abs=0.05)
     assert generate_s(speeds) == pytest.approx(0.1, rel=0.1)
+
+
+def test_a_call_that_waited_inside_its_engine_shows_nothing_of_speed() -> None:
+    speeds = Speeds()
+    speeds.learn("pc2", "main", "m", GB, shown(0.1))
+    for _ in range(9):
+        speeds.learn("pc2", "main", "m", GB, shown(0.1, concurrency=None))
+    assert speeds.measured_sharing("pc2", "main") is None
+    speeds.learn("pc2", "main", "m", GB, shown(0.9, concurrency=None))
+    assert generate_s(speeds) == pytest.approx(0.1)
+
+
+def test_what_was_learned_of_sharing_goes_with_the_slots_that_were_believed_in() -> None:
+    speeds = Speeds()
+    for concurrency in (1.0, 3.0, 3.0, 3.0):
+        speeds.learn("pc2", "main", "m", GB, shown(0.1, concurrency=concurrency))
+    assert speeds.measured_sharing("pc2", "main") == 0.0
+    lanes = lanes_of(node("pc2", ("m", 5, True)), known=speeds)
+    lanes.know(node("pc2", ("m", 5, True)), 10.0)
+    assert speeds.measured_sharing("pc2", "main") == 0.0
+    speeds.changed()
+    lanes.know(node("pc2", ("m", 1, True)), 20.0)
+    assert speeds.measured_sharing("pc2", "main") is None
+    kept = Speeds()
+    kept.restore(speeds.changed())
+    assert kept.measured_sharing("pc2", "main") is None
 
 
 def test_a_prompt_that_was_cached_teaches_nothing_about_reading() -> None:
