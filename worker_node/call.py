@@ -40,6 +40,9 @@ from worker_node.metrics import NodeMetrics
 
 log = get_logger(__name__)
 
+# Ollama calls it loading when it hands a call a model that is loaded, too: 1 to 100 ms.
+_LEAST_LOAD_MS = 500.0
+
 CallMessage = Queued | Started | Delta | Done
 
 
@@ -240,10 +243,16 @@ class Call:
         generate_ms = finished.generate_ms
         if generate_ms is None:
             generate_ms = (ended - text_began) * 1000
+        queue_ms = max(0.0, waited_ms) + (finished.queue_ms or 0.0)
+        engine_load_ms = finished.load_ms or 0.0
+        if load_ms or engine_load_ms >= _LEAST_LOAD_MS:
+            load_ms += engine_load_ms
+        else:
+            queue_ms += engine_load_ms
         tokens = finished.token_usage.completion_tokens
         return CallLatency(
-            queue_ms=round(max(0.0, waited_ms) + (finished.queue_ms or 0.0), 3),
-            load_ms=round(load_ms + (finished.load_ms or 0.0), 3),
+            queue_ms=round(queue_ms, 3),
+            load_ms=round(load_ms, 3),
             prompt_ms=round(prompt_ms, 3),
             generate_ms=round(generate_ms, 3),
             network_ms=0.0,

@@ -340,7 +340,7 @@ class Lanes:
             shown = Sample(
                 sample.prompt_tokens,
                 sample.completion_tokens,
-                sample.load_s,
+                running.load_shown(sample.load_s),
                 sample.prompt_s,
                 sample.generate_s,
                 cached=running.work[0] < call.prompt_tokens,

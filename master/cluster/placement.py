@@ -20,6 +20,7 @@ Work = tuple[float, float]
 
 TYPICAL_WORK: Work = (400.0, 300.0)
 PREEMPT_S = 0.25  # what it takes to close a background call's stream down to the engine
+_CERTAIN_LOAD_S = 0.5
 _ALONE = 0.2  # others, on average, beside whom a call counts as alone
 _LEAST_WAIT_S, _WAIT = 0.25, 0.1  # seconds, and part of the work: what an engine may need beside its work
 
@@ -63,7 +64,10 @@ class NodeView:
 
 @dataclass(slots=True, eq=False)
 class Running:
-    """A call that holds a slot. `fixed`: it is not pre-empted (interactive, or background that has aged)."""
+    """A call that holds a slot. `fixed`: it is not pre-empted (interactive, or background that has aged).
+
+    `loads`: the model's load began with it; `joins`: it came while that was under way.
+    """
 
     call_id: str
     place: Place
@@ -71,6 +75,8 @@ class Running:
     work: Work
     since: float
     expected_end: float
+    loads: bool = False
+    joins: bool = False
     leaving: bool = False
     _counted_from: tuple[float, float] = field(init=False)
 
@@ -95,6 +101,16 @@ class Running:
         mean = (engine.call_seconds(now) - before) / (now - since)
         waited_s = now - since - served_s
         return None if mean > 1.0 + _ALONE and waited_s > max(_LEAST_WAIT_S, _WAIT * served_s) else mean
+
+    def load_shown(self, told_s: float) -> float:
+        """What a load takes, as far as this call has shown it; `told_s` is what it is said to have loaded.
+
+        Who joins a load has waited for the rest of it. Where the model was taken to be there, it had gone
+        meanwhile or not: a short time is what an engine needs to look at a call.
+        """
+        if self.loads or (not self.joins and told_s >= _CERTAIN_LOAD_S):
+            return told_s
+        return 0.0
 
     def free_at(self, now: float) -> float:
         """When its slot is free; one that is late is taken to need a quarter more of its time so far."""

@@ -242,12 +242,13 @@ class Places:
         """Hold a slot. On a cold place the load begins with it."""
         engine = place.engine
         load_s = place.load_s(now)
-        if not place.warm:
+        loads, joins = not place.warm, engine.loading is place
+        if loads:
             engine.loading, engine.loaded_at = place, now + load_s
             place.changed_at = now
             self._end_drain(engine, place)
         end = now + load_s + place.work_s(work, len(engine.running))
-        running = Running(call_id, place, fixed, work, now, end)
+        running = Running(call_id, place, fixed, work, now, end, loads, joins)
         place.running[call_id] = engine.running[call_id] = running
         place.fixed += fixed
         engine.fixed += fixed

@@ -63,6 +63,8 @@ class StandInModel:
     load_ms: float = 0.0
     resident: bool = False
     """Loaded when the server starts."""
+    hand_out_ms: float = 0.0
+    """Until a call is handed a loaded model: part of load_duration, 1 to 100 ms with Ollama."""
     slots: int | None = None
     """None: the server's; an embedding-only model always has one."""
     prompt_tokens_per_s: float = 0.0

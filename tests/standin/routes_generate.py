@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from aiohttp import web
@@ -145,6 +146,8 @@ async def _generate(
     shift = body.get("shift") is not False
     lasting = engine.default_keep_alive_s if keep_alive is None else keep_alive
     lasting = float("inf") if lasting < 0 else lasting
+    if model.hand_out_ms > 0:
+        await asyncio.sleep(model.hand_out_ms / 1000)
     lease = await engine.scheduler.acquire(model, options.load_key(context, shift), context, lasting)
     record.loaded_ms = loop_ms()
     if empty:

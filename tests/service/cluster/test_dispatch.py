@@ -242,10 +242,15 @@ async def test_a_model_switch_unloads_the_idle_model_that_is_not_kept(tmp_path: 
 
 
 async def test_what_calls_show_is_learned(tmp_path: Path) -> None:
-    model = StandInModel("m", token_ms=10, answer_tokens=40, load_ms=300)
+    model = StandInModel("m", token_ms=10, answer_tokens=40, load_ms=400, hand_out_ms=60)
     async with one_node(tmp_path, model) as (_, dispatcher):
         await dispatcher.run(call("one"), Watcher())
         name = dispatcher.registry.get("pc2").models[0].name
         speed = dispatcher.speeds.of("pc2", "main", name, 0)
         assert speed.generate_s_per_token == pytest.approx(0.01, rel=0.5)
-        assert speed.load_s == pytest.approx(0.3, rel=0.7)
+        assert speed.load_s == pytest.approx(0.4, rel=0.7)
+        for number in range(6):
+            answer = await dispatcher.run(call(f"again {number}"), Watcher())
+            assert answer.latency.load_ms == 0.0
+            assert answer.latency.queue_ms >= 60.0
+        assert dispatcher.speeds.of("pc2", "main", name, 0).load_s == speed.load_s

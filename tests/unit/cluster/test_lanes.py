@@ -148,6 +148,38 @@ def test_calls_that_wait_for_each_other_inside_an_engine_do_not_show_that_sharin
     assert known.measured_sharing("a", "main") is None
 
 
+def test_only_a_call_that_loaded_its_model_shows_how_long_a_load_takes() -> None:
+    """An engine takes some time over each call before it looks at it, and calls it loading."""
+    known = Speeds()
+    lanes = lanes_of(node("a", ("m", 2, False), ("other", 2, False)), known=known)
+
+    def load_s() -> float:
+        return known.of("a", "main", "m", 0).load_s
+
+    def run(call_id: str, now: float, told_s: float) -> None:
+        lanes.started(call_id, now)
+        lanes.release(call_id, now + 1.0, Sample(100, 100, told_s, 0.1, 1.0))
+
+    submit(lanes, "loads", now=0.0)
+    submit(lanes, "joins", now=9.0)
+    lanes.decide(0.0)
+    lanes.decide(9.0)
+    run("loads", 10.0, 10.0)
+    run("joins", 10.0, 1.0)
+    assert load_s() == 10.0
+    elsewhere = known.of("a", "main", "other", 0).load_s
+    for number in range(10):
+        submit(lanes, f"call {number}", now=20.0 + number)
+        lanes.decide(20.0 + number)
+        run(f"call {number}", 20.0 + number, 0.1)
+    assert load_s() == 10.0
+    assert known.of("a", "main", "other", 0).load_s == elsewhere
+    submit(lanes, "evicted", now=50.0)
+    lanes.decide(50.0)
+    run("evicted", 57.0, 7.0)
+    assert 7.0 < load_s() < 10.0, "the node had to load it after all"
+
+
 def _chat(lanes: Lanes, call_id: str, now: float, shown: Sample, *, leaving: list[str]) -> None:
     """A chat that takes 0.42 s and is the only one to stay; who leaves for it is gone after 5 ms."""
     submit(lanes, call_id, now=now)
