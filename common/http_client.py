@@ -6,9 +6,12 @@ redirects, and lines cut at `\\n` only (`common.protocol.LineSplitter`).
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import ssl
 from collections.abc import Mapping
 from functools import lru_cache
+from typing import Any
 
 import aiohttp
 import httpx
@@ -117,7 +120,12 @@ class Transport(httpx.AsyncBaseTransport):
     def _connected(self) -> aiohttp.ClientSession:
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=self._limit, ttl_dns_cache=60, keepalive_timeout=30),
+                connector=aiohttp.TCPConnector(
+                    limit=self._limit,
+                    ttl_dns_cache=60,
+                    keepalive_timeout=30,
+                    socket_factory=_watched_socket,
+                ),
                 trust_env=False,
                 auto_decompress=False,  # httpx decodes by the answer's headers
                 cookie_jar=aiohttp.DummyCookieJar(),
@@ -128,6 +136,30 @@ class Transport(httpx.AsyncBaseTransport):
     async def aclose(self) -> None:
         if self._session is not None:
             await self._session.close()
+
+
+_ASKED_AFTER_S, _ASKED_EVERY_S, _ASKED_TIMES = 15, 15, 4
+
+
+def _watched_socket(address: tuple[Any, ...]) -> socket.socket:
+    """A socket whose silent peer is asked whether it lives.
+
+    One that sleeps or has lost its cable ends no connection: an answer that takes minutes, such as a load's,
+    would be waited for for ever.
+    """
+    family, kind, protocol = address[:3]
+    made = socket.socket(family, kind, protocol)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for names, value in (
+        (("TCP_KEEPIDLE", "TCP_KEEPALIVE"), _ASKED_AFTER_S),  # macOS has the other name
+        (("TCP_KEEPINTVL",), _ASKED_EVERY_S),
+        (("TCP_KEEPCNT",), _ASKED_TIMES),
+    ):
+        option = next((getattr(socket, name) for name in names if hasattr(socket, name)), None)
+        if option is not None:
+            with contextlib.suppress(OSError):  # an old Windows knows the name and not the option
+                made.setsockopt(socket.IPPROTO_TCP, option, value)
+    return made
 
 
 def _accepted(trust: Trust) -> ssl.SSLContext | aiohttp.Fingerprint | bool:

@@ -114,7 +114,8 @@ class NodeSettings(ProgramSettings):
         300.0,
         gt=0,
         validation_alias=env("COUNCIL_NODE_LOAD_TIMEOUT", field="load_timeout_s"),
-        description="Longest load of a model (seconds).",
+        description="Longest load of a model (seconds). One that an Ollama does not answer for twice "
+        "as long is given up, so that others can load.",
     )
     drain_timeout_s: float = Field(
         30.0,

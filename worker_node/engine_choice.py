@@ -34,6 +34,7 @@ async def choose_engines(settings: NodeSettings) -> list[Engine]:
                 base_url=_with_scheme(settings.ollama_background_base_url),
                 limits=limits,
                 connect_timeout_s=settings.connect_timeout_s,
+                load_timeout_s=settings.load_timeout_s,
             )
         )
     log.info("engines", chosen=[f"{engine.name}={engine.kind}" for engine in engines])
@@ -49,7 +50,11 @@ async def _main_engine(settings: NodeSettings, limits: ModelLimits) -> Engine:
         from worker_node.engines.ollama import OllamaEngine
 
         return OllamaEngine(
-            name="main", base_url=ollama_url, limits=limits, connect_timeout_s=settings.connect_timeout_s
+            name="main",
+            base_url=ollama_url,
+            limits=limits,
+            connect_timeout_s=settings.connect_timeout_s,
+            load_timeout_s=settings.load_timeout_s,
         )
     if kind == "openai":
         if not settings.openai_base_url:

@@ -15,7 +15,7 @@ from common.http_client import make_client, make_transport
 from common.protocol import EngineInfo, EngineName, GenerateRequest, LineSplitter, Message, ModelInfo
 from common.usage import TokenUsage
 from worker_node.engines.base import Embedded, Engine, EngineEvent, ModelLimits, PullProgress, Text
-from worker_node.engines.loads import Loads
+from worker_node.engines.loads import Loads, Patience
 from worker_node.engines.local_processes import LocalProcesses
 from worker_node.engines.ollama_errors import classify, error_of_body
 from worker_node.engines.ollama_wire import (
@@ -44,6 +44,7 @@ from worker_node.engines.wire_client import (
 )
 
 QUERY_TIMEOUT_S: Final = 3.0
+UNLOAD_TIMEOUT_S: Final = 30.0  # it is answered at once, and done when the model's calls have ended
 
 
 class OllamaEngine(Engine):
@@ -58,6 +59,7 @@ class OllamaEngine(Engine):
         base_url: str,
         limits: ModelLimits,
         connect_timeout_s: float = 10.0,
+        load_timeout_s: float = 300.0,
         keep_alive: str | float | None = None,
     ) -> None:
         self.name = name
@@ -65,7 +67,7 @@ class OllamaEngine(Engine):
         self._limits = limits
         self._connect_timeout_s = connect_timeout_s
         self._keep_alive = keep_alive
-        self._loads = Loads()
+        self._loads = Loads(Patience(load_timeout_s, self._is_loaded))
         self._processes = LocalProcesses(self._base_url)
         self._own_context: dict[str, int] = {}  # by model name: the model's own context length
         self._embedding_only: set[str] = set()
@@ -116,10 +118,7 @@ class OllamaEngine(Engine):
             tags = group.create_task(self._try("/api/tags"))
             running = group.create_task(self._try("/api/ps"))
         tagged = decode(tags_decoder, _body(tags.result()), "Ollama's model list").models or []
-        resident_list = decode(
-            running_decoder, _body(running.result()), "Ollama's list of loaded models"
-        ).models
-        resident = {model.name for model in resident_list or []}
+        resident = _resident(_body(running.result()))
         # A model that Ollama runs elsewhere (`:cloud`) would carry the question out of the LAN.
         local = [model for model in tagged if not (model.remote_host or model.remote_model)]
         return [await self._described(model, model.name in resident) for model in local]
@@ -182,19 +181,23 @@ class OllamaEngine(Engine):
             body = {"model": model, "messages": [], "stream": False, **self._constant(model)}
             await self._ask_model("/api/chat", body)
 
+    async def _is_loaded(self, model: str) -> bool:
+        return model in _resident(await self._wire.ask("GET", "/api/ps", timeout_s=QUERY_TIMEOUT_S))
+
     def _constant(self, model: str) -> dict[str, Any]:
         fields: dict[str, Any] = {"options": {"num_ctx": self._num_ctx(model)}}
         if self._keep_alive is not None:
             fields["keep_alive"] = self._keep_alive
         return fields
 
-    async def _ask_model(self, path: str, body: dict[str, Any]) -> bytes:
+    async def _ask_model(self, path: str, body: dict[str, Any], timeout_s: float | None = None) -> bytes:
         reader = partial(error_of_body, model=body["model"])
-        return await self._wire.ask("POST", path, body, timeout_s=None, error_of_body=reader)
+        return await self._wire.ask("POST", path, body, timeout_s=timeout_s, error_of_body=reader)
 
     async def unload(self, model: str) -> None:
         path, empty = ("/api/embed", "input") if model in self._embedding_only else ("/api/chat", "messages")
-        await self._ask_model(path, {"model": model, empty: [], "stream": False, "keep_alive": 0})
+        body = {"model": model, empty: [], "stream": False, "keep_alive": 0}
+        await self._ask_model(path, body, UNLOAD_TIMEOUT_S)
 
     async def generate(self, request: GenerateRequest) -> AsyncIterator[EngineEvent]:
         model = request.model
@@ -285,6 +288,11 @@ def _body(answer: bytes | CouncilError) -> bytes:
     if isinstance(answer, CouncilError):
         raise answer
     return answer
+
+
+def _resident(body: bytes) -> set[str]:
+    listed = decode(running_decoder, body, "Ollama's list of loaded models").models
+    return {model.name for model in listed or []}
 
 
 def _merge(lines: list[bytes], model: str) -> tuple[str, str, ChatLine | None, CouncilError | None]:
