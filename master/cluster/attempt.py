@@ -105,6 +105,8 @@ class Attempt:
                             return done
                         self._check_preempted()
                         if (now := loop.time()) >= self._next_look:
+                            if self.last_text is not None:
+                                node.wrote_at[request.engine] = self.last_text
                             self._check_deadlines(limits)
                             self._next_look = self._move(silence, now, self._patience(limits))
         except TimeoutError:

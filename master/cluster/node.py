@@ -40,6 +40,7 @@ class Node:
     breaker: Breaker = field(default_factory=Breaker)
     background_breaker: Breaker = field(default_factory=Breaker)
     model_breakers: dict[tuple[EngineName, str], Breaker] = field(default_factory=dict)
+    wrote_at: dict[EngineName, float] = field(default_factory=dict)  # last text for us, monotonic seconds
     max_loaded: dict[str, int] = field(default_factory=dict)
     weight: float = 1.0
     reported_name: str | None = None

@@ -7,11 +7,14 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 
 from common.errors import CouncilError
 from common.protocol import CallClass, Channel, Message
+from master.cluster import canary
 from master.cluster.attempt import Limits
 from master.cluster.breaker import BreakerState
 from master.cluster.calls import Answer, AttemptFailure, Call, SilentWatcher
@@ -194,6 +197,41 @@ async def test_a_broken_node_is_used_again_within_ten_seconds_without_a_call_bei
         watcher = Watcher()
         await within(5, asyncio.create_task(dispatcher.run(call("again"), watcher)))
         assert watcher.codes == []
+
+
+@pytest.mark.parametrize("theirs", [{}, {"class": "background", "yields": True}], ids=["chat", "job"])
+async def test_a_busy_node_that_has_failed_once_is_neither_condemned_nor_robbed_by_its_canary(
+    tmp_path: Path, theirs: dict[str, Any]
+) -> None:
+    """Its one slot is held by a call of another master's."""
+    model = StandInModel("m", token_ms=20, answer_tokens=200, resident=True)
+    async with one_node(tmp_path, model) as (standin, dispatcher), asyncio.TaskGroup() as group:
+        node = dispatcher.registry.get("pc2")
+        async with httpx.AsyncClient(base_url=node.client.url, trust_env=False, timeout=30) as client:
+            body = {"model": "m", "prompt": "Why?", "stream": False, **theirs}
+            asked = group.create_task(client.post("/api/generate", json=body))
+            await standin.until(lambda server: any(server.counters.in_flight.values()))
+            node.breaker.failed(time.monotonic())
+            async with asyncio.timeout(4):
+                assert await canary.sing(node)
+            assert (node.breaker.failures, node.breaker.is_closed) == (1, True)
+            assert (await asked).status_code == 200
+        await until(dispatcher.registry, lambda: node.breaker.failures == 0)
+
+
+async def test_a_node_that_writes_for_us_is_not_asked_to_show_that_it_can(tmp_path: Path) -> None:
+    model = StandInModel("m", token_ms=20, answer_tokens=80, resident=True)
+    async with one_node(tmp_path, model, slots=2) as (standin, dispatcher), asyncio.TaskGroup() as group:
+        job = Watcher()
+        running = group.create_task(dispatcher.run(call("job", call_class="background"), job))
+        await asyncio.wait_for(job.writes.wait(), 10)
+        node = dispatcher.registry.get("pc2")
+        node.breaker.failed(time.monotonic())
+        assert not await canary.sing(node)
+        await within(10, running)
+        assert job.codes == []
+        assert len(standin.calls(model="m", outcome="done")) == 1
+        assert node.breaker.failures == 0
 
 
 async def test_an_engine_that_restarts_under_many_calls_has_failed_once(tmp_path: Path) -> None:
