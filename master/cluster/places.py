@@ -114,6 +114,8 @@ class Places:
                 engine = engines[name] = Engine(view.name, name)
             engine.usable, engine.weight = name in view.usable, view.weight
             engine.max_loaded = view.max_loaded.get(name)
+            sizes = {one.name: one.size for one in told.get(name, {}).values()}
+            self.speeds.know_sizes(view.name, name, sizes)
             self.speeds.forgive(view.name, name, now)
             self._know_models(engine, told.get(name, {}), now)
             self.touch(engine)

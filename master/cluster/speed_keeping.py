@@ -31,7 +31,7 @@ async def keeping(
     speeds: Speeds, store: SpeedStore, *, every_s: float = WRITE_EVERY_S
 ) -> AsyncIterator[None]:
     """Restore what was kept, then keep what changes, until the end of the block."""
-    speeds.restore(row for row in await store.list() if math.isfinite(row.value) and row.value >= 0)
+    speeds.restore(row for row in await store.list() if _is_sound(row.value) and _is_sound(row.usual))
     task = asyncio.create_task(_write_for_ever(speeds, store, every_s), name="keep speeds")
     try:
         yield
@@ -39,6 +39,10 @@ async def keeping(
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         await _write(speeds, store)
+
+
+def _is_sound(value: float) -> bool:
+    return math.isfinite(value) and value >= 0
 
 
 async def _write_for_ever(speeds: Speeds, store: SpeedStore, every_s: float) -> None:

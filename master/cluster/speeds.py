@@ -14,7 +14,7 @@ with room for all, 1 is one that just divides its speed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -117,6 +117,7 @@ class Learned:
     quantity: Quantity
     value: float
     samples: int
+    usual: float = 0.0
 
 
 @dataclass(slots=True)
@@ -138,6 +139,7 @@ class Speeds:
         self._scales: dict[EngineKey, _Scale] = {}
         self._changed: set[tuple[str, str, str, Quantity]] = set()
         self._slowed: dict[EngineKey, dict[tuple[str, str, str, Quantity], _Slowed]] = {}
+        self._unscaled: set[EngineKey] = set()  # restored, and the sizes of its models not known yet
         self.versions: dict[EngineKey, int] = {}  # rises with what is learned of an engine
 
     def of(self, node: str, engine: str, model: str, size: int) -> Speed:
@@ -233,6 +235,7 @@ class Speeds:
         if not slowed:
             return
         for key, one in slowed.items():
+            one.since = min(one.since, now)  # a restored one counts from now
             if now - one.since >= _FORGIVEN_EVERY_S:
                 self._models[key].forgive((now - one.since) / one.half_s)
                 one.since, one.forgiven = now, True
@@ -244,20 +247,48 @@ class Speeds:
     def restore(self, rows: Iterable[Learned]) -> None:
         """Go on from what was kept."""
         for row in rows:
-            estimate = Estimate(row.value, row.samples)
+            estimate = Estimate(row.value, row.samples, row.usual)
+            engine = (row.node, row.engine)
             if row.quantity == "sharing":
-                self._sharing[row.node, row.engine] = estimate
-            else:
-                self._models[row.node, row.engine, row.model, row.quantity] = estimate
+                self._sharing[engine] = estimate
+                continue
+            key = (*engine, row.model, row.quantity)
+            self._models[key] = estimate
+            self._unscaled.add(engine)
+            if estimate.is_slowed:
+                self._slowed.setdefault(engine, {})[key] = _Slowed(float("inf"))
+        for node, name, model, quantity in self._models:
+            # Where sharing is known, what is kept is a time alone.
+            if quantity == "generate" and (node, name) in self._sharing:
+                self._solo[node, name, model] = 1
+
+    def know_sizes(self, node: str, engine: str, sizes: Mapping[str, int]) -> None:
+        """What was restored scales the guesses for other models, once the sizes of its models are known."""
+        if not sizes or (node, engine) not in self._unscaled:
+            return
+        self._unscaled.discard((node, engine))
+        scale = self._scales.setdefault((node, engine), _Scale())
+        for model, size in sizes.items():
+            guess = prior(size)
+            promises: tuple[tuple[Quantity, float, Estimate], ...] = (
+                ("load", guess.load_s, scale.load),
+                ("prompt", guess.prompt_s_per_token, scale.prompt),
+                ("generate", guess.generate_s_per_token, scale.generate),
+            )
+            for quantity, promised, learned in promises:
+                found = self._models.get((node, engine, model, quantity))
+                if found is not None:
+                    learned.learn(found.value / promised)
+        self.versions[node, engine] = self.versions.get((node, engine), 0) + 1
 
     def changed(self) -> list[Learned]:
         """What was learned since this was asked last."""
         rows: list[Learned] = []
         for key in sorted(self._changed):
-            node, engine, model, quantity = key
+            node, engine, _, quantity = key
             found = self._sharing.get((node, engine)) if quantity == "sharing" else self._models.get(key)
             if found is not None:
-                rows.append(Learned(node, engine, model, quantity, found.value, found.samples))
+                rows.append(Learned(*key, found.value, found.samples, found.usual))
         self._changed.clear()
         return rows
 

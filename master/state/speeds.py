@@ -31,6 +31,7 @@ class SpeedRepository:
                         model=row.model,
                         quantity=row.quantity,
                         value=row.value,
+                        usual=row.usual,
                         samples=row.samples,
                         updated_at=now,
                     )
@@ -49,4 +50,5 @@ class SpeedRepository:
 
 
 def _learned(row: SpeedRow) -> Learned:
-    return Learned(row.node, row.engine, row.model, cast(Quantity, row.quantity), row.value, row.samples)
+    quantity = cast(Quantity, row.quantity)
+    return Learned(row.node, row.engine, row.model, quantity, row.value, row.samples, row.usual)

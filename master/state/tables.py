@@ -174,7 +174,10 @@ class NodeRow(Base):
 
 
 class SpeedRow(Base):
-    """One learned quantity: seconds (load), seconds per token (prompt, generate) or a part (sharing)."""
+    """One learned quantity: seconds (load), seconds per token (prompt, generate) or a part (sharing).
+
+    `usual` is in the same unit; 0 where it was not kept.
+    """
 
     __tablename__ = "speeds"
 
@@ -183,6 +186,7 @@ class SpeedRow(Base):
     model: Mapped[str] = mapped_column(String(400), primary_key=True)
     quantity: Mapped[str] = mapped_column(String(16), primary_key=True)
     value: Mapped[float] = mapped_column(Float)
+    usual: Mapped[float] = mapped_column(Float, server_default="0")
     samples: Mapped[int] = mapped_column(Integer)
     updated_at: Mapped[datetime]
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from master.cluster.speeds import Sample, Speeds, prior
+from master.cluster.placement import ModelPlace, NodeView
+from master.cluster.speeds import Learned, Sample, Speeds, prior
 from tests.unit.cluster.cluster import lanes_of, node
 
 GB = 10**9
@@ -137,3 +138,55 @@ def test_what_changed_is_told_once() -> None:
     assert speeds.changed() == []
     speeds.unkept(rows)
     assert speeds.changed() == rows
+
+
+def restarted(speeds: Speeds) -> Speeds:
+    """What the next master begins with."""
+    again = Speeds()
+    again.restore(speeds.changed())
+    return again
+
+
+def test_a_slowed_node_is_forgiven_by_the_next_master_too() -> None:
+    learning = Speeds()
+    for _ in range(20):
+        learning.learn("pc2", "main", "m", GB, shown(0.1), 5e6)
+    for _ in range(6):
+        learning.learn("pc2", "main", "m", GB, shown(0.4), 5e6)
+    speeds = restarted(learning)
+    slowed = generate_s(speeds)
+    assert slowed == generate_s(learning) > 0.3
+    speeds.forgive("pc2", "main", 10.0)  # its clock begins anew
+    assert generate_s(speeds) == slowed
+    speeds.forgive("pc2", "main", 310.0)
+    assert 0.45 < (generate_s(speeds) - 0.1) / (slowed - 0.1) < 0.65
+    seen_slow = Speeds()
+    seen_slow.restore([Learned("pc2", "main", "m", "generate", 0.4, 26, 0.1)])
+    seen_slow.learn("pc2", "main", "m", GB, shown(0.4), 10.0)
+    seen_slow.forgive("pc2", "main", 6000.0)
+    assert generate_s(seen_slow) < 0.15, "a slow call does not make slow what is usual"
+
+
+def test_what_was_kept_scales_the_guess_for_other_models_once_sizes_are_known() -> None:
+    learning = Speeds()
+    learning.learn("pc2", "main", "m", GB, shown(prior(GB).generate_s_per_token * 4, load_s=9.0))
+    speeds = restarted(learning)
+    for known in (learning, speeds):
+        lanes_of(
+            NodeView("pc2", [ModelPlace("m", 1, True, GB), ModelPlace("other", 1, False, 2 * GB)]),
+            known=known,
+        )
+    assert speeds.of("pc2", "main", "other", 2 * GB) == learning.of("pc2", "main", "other", 2 * GB)
+    assert speeds.of("pc2", "main", "other", 2 * GB) != prior(2 * GB)
+
+
+def test_sharing_that_was_measured_is_learned_on_by_the_next_master() -> None:
+    learning = Speeds()
+    learning.learn("pc2", "main", "m", GB, shown(0.1))
+    for _ in range(4):
+        learning.learn("pc2", "main", "m", GB, shown(0.1, concurrency=3.0))
+    speeds = restarted(learning)
+    assert speeds.measured_sharing("pc2", "main") == 0.0
+    for _ in range(12):
+        speeds.learn("pc2", "main", "m", GB, shown(0.2, concurrency=3.0))
+    assert (speeds.measured_sharing("pc2", "main") or 0.0) > 0.2

@@ -35,7 +35,7 @@ async def test_a_restarted_master_predicts_what_the_last_one_learned(
 async def test_rows_are_written_over(store: Store) -> None:
     first = Learned("pc2", "main", "m", "load", 3.0, 1)
     later = Learned("pc2", "main", "m", "load", 4.0, 2)
-    other = Learned("pc3", "main", "", "sharing", 0.2, 5)
+    other = Learned("pc3", "main", "", "sharing", 0.2, 5, usual=0.1)
     await store.speeds.keep([first, other])
     await store.speeds.keep([later])
     assert sorted(await store.speeds.list(), key=lambda one: one.node) == [later, other]
