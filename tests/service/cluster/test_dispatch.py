@@ -199,6 +199,42 @@ async def test_a_broken_node_is_used_again_within_ten_seconds_without_a_call_bei
         assert watcher.codes == []
 
 
+async def test_an_engine_that_refuses_at_once_is_left_alone_and_draws_no_calls(tmp_path: Path) -> None:
+    """Quick 503s must not make the emptiest node of the one that serves nobody."""
+    model = StandInModel("m", token_ms=5, answer_tokens=4, resident=True)
+    two = {"OLLAMA_NUM_PARALLEL": "2"}
+    async with (
+        StandInOllama([model], slots=2) as refusing,
+        StandInOllama([model], slots=2) as serving,
+        processes.node(tmp_path / "pc2", name="pc2", ollama=refusing.base_url, env=two) as pc2,
+        processes.node(tmp_path / "pc3", name="pc3", ollama=serving.base_url, env=two) as pc3,
+        dispatching(pc2=pc2.url, pc3=pc3.url) as dispatcher,
+    ):
+        refusing.add_faults(Fault("busy", model="m", times=None))
+        node = dispatcher.registry.get("pc2")
+
+        async def crowd() -> list[Watcher]:
+            """More calls at once than one node has slots for; what was heard of each."""
+            watchers = [Watcher() for _ in range(4)]
+            async with asyncio.TaskGroup() as group:
+                running = [
+                    group.create_task(dispatcher.run(call(f"call {id(one)}"), one)) for one in watchers
+                ]
+            assert {one.result().node for one in running} == {"pc3"}
+            return watchers
+
+        failed: list[str] = []
+        for _ in range(20):
+            if not node.breaker.is_closed:
+                break
+            failed += [code for one in await crowd() for code in one.codes]
+        assert set(failed) == {"engine_busy"}
+        assert node.breaker.state(time.monotonic()) is BreakerState.OPEN
+        refused = len(refusing.calls(model="m"))
+        assert {name for one in await crowd() for name in one.nodes} == {"pc3"}
+        assert len(refusing.calls(model="m")) == refused
+
+
 @pytest.mark.parametrize("theirs", [{}, {"class": "background", "yields": True}], ids=["chat", "job"])
 async def test_a_busy_node_that_has_failed_once_is_neither_condemned_nor_robbed_by_its_canary(
     tmp_path: Path, theirs: dict[str, Any]
