@@ -41,7 +41,7 @@ from worker_node.metrics import NodeMetrics
 log = get_logger(__name__)
 
 # Ollama calls it loading when it hands a call a model that is loaded, too: 1 to 100 ms.
-_LEAST_LOAD_MS = 500.0
+_LEAST_LOAD_MS = 200.0
 
 CallMessage = Queued | Started | Delta | Done
 
