@@ -50,6 +50,7 @@ PURE = [
     "master/cluster/swaps.py",
     "master/cluster/usage_minutes.py",
     "worker_node/admission.py",
+    "worker_node/engine_slots.py",
 ]
 IMPURE_MODULES = {"asyncio", "time", "random", "socket", "httpx", "aiohttp", "sqlalchemy", "os", "threading"}
 
