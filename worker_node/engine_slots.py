@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 from worker_node.engines.base import Finished
 
@@ -129,7 +130,7 @@ class EngineSlots:
         served_s = ((finished.prompt_ms or 0.0) + (finished.generate_ms or 0.0)) / 1000
         served_from = stay.ended - served_s
         others = [one for one in self._here.values() if one.model == stay.model]
-        others += [one for one in left if one.ended > stay.began]
+        others += takewhile(lambda one: one.ended > stay.began, reversed(left))
         if waited_s < _LEAST_WAIT_S:
             first, last = stay.began - _LEAST_WAIT_S, max(served_from, stay.began) + _LEAST_WAIT_S
             beside = sum(one.began <= first and one.ended >= last for one in others)
