@@ -20,16 +20,22 @@ class BreakerState(StrEnum):
     HALF_OPEN = "half_open"
 
 
+PROBE_S = 60.0  # a probe that was heard of neither way for so long does not keep others out
+
+
 @dataclass(slots=True)
 class Breaker:
-    """`allows(now)` tells whether a call may be sent; in half-open only one at a time may."""
+    """`allows(now)` tells whether a call may be sent; in half-open only one at a time may, the probe.
+
+    Who sent the probe says how it went: `succeeded`, `failed`, or `returned` where it told nothing.
+    """
 
     threshold: int = 3
     cooldown_s: float = 5.0
     failures: int = 0
     failed_at: float = float("-inf")
     opened_at: float | None = None
-    probing: bool = False
+    probed_at: float | None = None  # when the probe went out that is under way
 
     def state(self, now: float) -> BreakerState:
         if self.opened_at is None:
@@ -38,17 +44,19 @@ class Breaker:
 
     def allows(self, now: float) -> bool:
         state = self.state(now)
-        return state is BreakerState.CLOSED or (state is BreakerState.HALF_OPEN and not self.probing)
+        if state is not BreakerState.HALF_OPEN:
+            return state is BreakerState.CLOSED
+        return self.probed_at is None or now - self.probed_at >= PROBE_S
 
     def sent(self, now: float) -> None:
         """A call goes out; in half-open it is the probe."""
         if self.state(now) is BreakerState.HALF_OPEN:
-            self.probing = True
+            self.probed_at = now
 
     def succeeded(self) -> bool:
         """A call ended well. True when that closed it."""
         was_open = self.opened_at is not None
-        self.failures, self.opened_at, self.probing = 0, None, False
+        self.failures, self.opened_at, self.probed_at = 0, None, None
         return was_open
 
     @property
@@ -61,9 +69,9 @@ class Breaker:
             return
         self.failed_at = now
         self.failures += 1
-        if self.probing or self.failures >= self.threshold:
-            self.opened_at, self.probing = now, False
+        if self.probed_at is not None or self.failures >= self.threshold:
+            self.opened_at, self.probed_at = now, None
 
     def returned(self) -> None:
-        """The call told nothing about the node (cancelled, or the request itself was wrong)."""
-        self.probing = False
+        """The probe told nothing about the node (cancelled, or the request itself was wrong)."""
+        self.probed_at = None

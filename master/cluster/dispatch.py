@@ -91,6 +91,8 @@ class Dispatcher:
         self._limits = limits
         self._waiters: dict[str, _Waiter] = {}
         self._attempts: dict[str, Attempt] = {}
+        # Calls that show whether what has failed is well again, until they are over.
+        self._probes: dict[str, tuple[Node, list[Breaker]]] = {}
         self._callers: set[asyncio.Task[Any]] = set()
         self._stopping = False
         self._known: set[str] = set()
@@ -215,13 +217,28 @@ class Dispatcher:
             return
         now = time.monotonic()
         breakers = _breakers(node, assignment)
-        for breaker in breakers:
-            breaker.sent(now)
         if not all(breaker.is_closed for breaker in breakers):
-            self._know(node)
+            self._probe(call_id, node, breakers, now)
         # Made here and not by the caller, who hears of it a turn later: it may be pre-empted until then.
         self._attempts[call_id] = Attempt(assignment.node, waiter.call.model, waiter.since, now)
         waiter.slot.set_result(assignment)
+
+    def _probe(self, call_id: str, node: Node, breakers: tuple[Breaker, ...], now: float) -> None:
+        for breaker in breakers:
+            breaker.sent(now)
+        self._probes[call_id] = node, [breaker for breaker in breakers if not breaker.is_closed]
+        self._know(node)
+
+    def _probe_over(self, call_id: str) -> None:
+        """However a probe ended, also before it was sent: where nothing was learned the next call is one."""
+        probe = self._probes.pop(call_id, None)
+        if probe is None:
+            return
+        node, breakers = probe
+        for breaker in breakers:
+            breaker.returned()
+        if self.registry.nodes.get(node.name) is node:
+            self._know(node)
 
     def _expire(self, call_id: str) -> None:
         waiter = self._waiters.get(call_id)
@@ -258,6 +275,7 @@ class Dispatcher:
 
     def _wait_again(self, call: Call, watcher: CallWatcher) -> _Waiter:
         del self._attempts[call.call_id]
+        self._probe_over(call.call_id)
         waiter = self._wait(call, watcher)
         self.lanes.requeue(call.call_id, time.monotonic())
         return waiter
@@ -278,6 +296,7 @@ class Dispatcher:
 
     def _free(self, call_id: str) -> None:
         self._attempts.pop(call_id, None)
+        self._probe_over(call_id)
         self.lanes.release(call_id, time.monotonic())
         if self.lanes.waiting:
             self._hand_out_soon()
@@ -384,10 +403,6 @@ class Dispatcher:
                 error.node = node.name
             self._judge(node, assignment, error, attempt.sent)
             raise
-        except BaseException:
-            for breaker in _breakers(node, assignment):
-                breaker.returned()
-            raise
         if any([breaker.succeeded() for breaker in _breakers(node, assignment)]):
             self._know(node)
         calls(call.model, "done").inc()
@@ -418,12 +433,7 @@ class Dispatcher:
         of_engine, of_model = _breakers(node, assignment)
         if isinstance(error, _OF_THE_MODEL) or _restarts_its_model(error):
             of_model.failed(now, sent)
-            of_engine.returned()
-        elif isinstance(error, _NOBODYS_FAULT) or not isinstance(error, errors.RetryableError):
-            of_model.returned()
-            of_engine.returned()
-        else:
-            of_model.returned()
+        elif isinstance(error, errors.RetryableError) and not isinstance(error, _NOBODYS_FAULT):
             of_engine.failed(now, sent)
         self._know(node)
 

@@ -270,6 +270,57 @@ async def test_a_node_that_writes_for_us_is_not_asked_to_show_that_it_can(tmp_pa
         assert node.breaker.failures == 0
 
 
+class Blocked(Watcher):
+    """Its row takes for ever to commit."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.commits = asyncio.Event()
+
+    async def attempt_started(self, node: str) -> None:
+        self.commits.set()
+        await asyncio.Event().wait()
+
+
+class Broken(Watcher):
+    async def attempt_started(self, node: str) -> None:
+        raise RuntimeError("the row cannot be written")
+
+
+def break_down(node: Node) -> None:
+    """As after three failures, five seconds ago; no model is resident, so that the next call is the probe."""
+    for seconds in (7.0, 6.0, 5.0):
+        node.breaker.failed(time.monotonic() - seconds)
+
+
+async def test_a_probe_that_ends_before_it_is_sent_lets_the_next_call_be_it(tmp_path: Path) -> None:
+    async with one_node(tmp_path, StandInModel("m", token_ms=1, answer_tokens=4)) as (_, dispatcher):
+        node = dispatcher.registry.get("pc2")
+        break_down(node)
+        watcher = Blocked()
+        hangs_up = asyncio.create_task(dispatcher.run(call("hangs up"), watcher))
+        await asyncio.wait_for(watcher.commits.wait(), 5)
+        assert not node.breaker.allows(time.monotonic())
+        hangs_up.cancel()
+        await asyncio.gather(hangs_up, return_exceptions=True)
+        assert node.breaker.allows(time.monotonic())
+
+        with pytest.raises(RuntimeError):
+            await dispatcher.run(call("cannot be kept"), Broken())
+        assert node.breaker.allows(time.monotonic())
+
+        early = asyncio.create_task(dispatcher.run(call("hangs up with its slot in hand"), Watcher()))
+        for _ in range(2):  # the turn in which it asks, and that in which it gets its slot
+            await asyncio.sleep(0)
+        assert not node.breaker.allows(time.monotonic())
+        early.cancel()
+        await asyncio.gather(early, return_exceptions=True)
+        assert node.breaker.allows(time.monotonic())
+
+        await within(5, asyncio.create_task(dispatcher.run(call("asks"), Watcher())))
+        assert node.breaker.is_closed
+
+
 async def test_an_engine_that_restarts_under_many_calls_has_failed_once(tmp_path: Path) -> None:
     model = StandInModel("m", token_ms=20, answer_tokens=10, resident=True)
     async with (

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from master.cluster.breaker import Breaker, BreakerState
+from master.cluster.breaker import PROBE_S, Breaker, BreakerState
 
 
 def test_three_failures_in_a_row_open_it_and_a_success_between_starts_over() -> None:
@@ -66,3 +66,14 @@ def test_a_probe_that_told_nothing_frees_the_place_for_the_next() -> None:
     breaker.sent(8.0)
     breaker.returned()
     assert breaker.allows(8.1)
+
+
+def test_a_probe_that_is_never_heard_of_again_does_not_keep_others_out_for_ever() -> None:
+    breaker = Breaker()
+    for now in (1.0, 2.0, 3.0):
+        breaker.failed(now)
+    breaker.sent(8.0)
+    assert not breaker.allows(8.0 + PROBE_S - 0.1)
+    assert breaker.allows(8.0 + PROBE_S)
+    breaker.sent(8.0 + PROBE_S)
+    assert not breaker.allows(8.1 + PROBE_S)
