@@ -77,7 +77,7 @@ class Attempt:
     def preempt(self) -> None:
         """Close the stream down to the engine; `stream` then raises `PreemptedError`."""
         self.preempted = True
-        if self._silence is not None:
+        if self._silence is not None and not self._silence.expired():  # else it ends by itself
             self._silence.reschedule(asyncio.get_running_loop().time())
 
     async def stream(

@@ -21,7 +21,7 @@ from common.protocol import GenerateRequest
 from master.cluster.attempt import Attempt, Limits, sample
 from master.cluster.breaker import Breaker
 from master.cluster.calls import Answer, Call, CallWatcher
-from master.cluster.lane_call import Assignment, Expired, LaneCall, Preempt
+from master.cluster.lane_call import Assignment, Effect, Expired, LaneCall, Preempt
 from master.cluster.lanes import Lanes
 from master.cluster.registry import Node, Registry
 from master.cluster.speeds import Speeds
@@ -175,17 +175,30 @@ class Dispatcher:
         self._pumping = False
         while effects := self.lanes.decide(time.monotonic()):
             for effect in effects:
-                match effect:
-                    case Assignment(call_id=call_id):
-                        self._assign(call_id, effect)
-                    case Preempt(call_id=call_id):
-                        attempt = self._attempts.get(call_id)
-                        if attempt is not None:
-                            attempt.preempt()
-                    case Expired(call_id=call_id):
-                        self._expire(call_id)
+                try:
+                    self._carry_out(effect)
+                except Exception as error:
+                    _log.exception("effect lost", call_id=effect.call_id, effect=type(effect).__name__)
+                    self._end(effect.call_id, error)
         CALLS_WAITING.set(self.lanes.waiting)
         self._tell(self.lanes.moved())
+
+    def _carry_out(self, effect: Effect) -> None:
+        match effect:
+            case Assignment(call_id=call_id):
+                self._assign(call_id, effect)
+            case Preempt(call_id=call_id):
+                attempt = self._attempts.get(call_id)
+                if attempt is not None:
+                    attempt.preempt()
+            case Expired(call_id=call_id):
+                self._expire(call_id)
+
+    def _end(self, call_id: str, error: Exception) -> None:
+        """Let a call that waits end with an error of ours: its caller gives back what it holds."""
+        waiter = self._waiters.get(call_id)
+        if waiter is not None and not waiter.slot.done():
+            waiter.slot.set_exception(error)
 
     def _node_changed(self, node: Node) -> None:
         if self.registry.nodes.get(node.name) is node:

@@ -16,7 +16,7 @@ from common.errors import CouncilError
 from common.protocol import CallClass, Channel, Message
 from master.cluster import canary
 from master.cluster.attempt import Limits
-from master.cluster.breaker import BreakerState
+from master.cluster.breaker import Breaker, BreakerState
 from master.cluster.calls import Answer, AttemptFailure, Call, SilentWatcher
 from master.cluster.dispatch import Dispatcher
 from master.cluster.registry import Node, Registry
@@ -319,6 +319,29 @@ async def test_a_probe_that_ends_before_it_is_sent_lets_the_next_call_be_it(tmp_
 
         await within(5, asyncio.create_task(dispatcher.run(call("asks"), Watcher())))
         assert node.breaker.is_closed
+
+
+class Faulty(Breaker):
+    """A fault of ours in the middle of handing slots out."""
+
+    @property
+    def is_closed(self) -> bool:
+        raise RuntimeError("a fault of ours")
+
+
+async def test_a_fault_over_one_call_loses_neither_its_slot_nor_the_calls_beside_it(tmp_path: Path) -> None:
+    models = [StandInModel(name, token_ms=1, answer_tokens=4, resident=True) for name in ("m", "n")]
+    async with one_node(tmp_path, *models) as (_, dispatcher):
+        node = dispatcher.registry.get("pc2")
+        name = next(one.name for one in node.models if one.name.startswith("m"))
+        node.model_breakers["main", name] = Faulty()
+        asked = [asyncio.create_task(dispatcher.run(call(one, one), Watcher())) for one in ("m", "n")]
+        with pytest.raises(RuntimeError, match="a fault of ours"):
+            await within(5, asked[0])
+        assert (await within(5, asked[1])).node == "pc2"
+        assert dispatcher.lanes.running_on("pc2") == 0
+        del node.model_breakers["main", name]
+        assert (await within(5, asyncio.create_task(dispatcher.run(call("again"), Watcher())))).node == "pc2"
 
 
 async def test_an_engine_that_restarts_under_many_calls_has_failed_once(tmp_path: Path) -> None:
