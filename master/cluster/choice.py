@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from common.protocol import CallClass
@@ -78,7 +78,8 @@ class Chooser:
     def best(self, model: Model, call: LaneCall, now: float) -> Choice | None:
         """The place where the call would end first if it were sent there now."""
         prefix = self.prefixes.of(call.prefix_key, model.key)
-        count = LOOKED_AT + len(call.avoid)
+        shunned = self.shunned(model, call, now)
+        count = LOOKED_AT + len(shunned)
         warm = model.warm[call.lane].first(count)
         candidates = warm + model.cold.first(count)
         if prefix is not None:
@@ -87,9 +88,8 @@ class Chooser:
                 candidates.append(known)
         best: Choice | None = None
         best_rank: tuple[float, bool] = (math.inf, True)
-        spared = bool(call.avoid) and self._has_other(model.places.values(), call.avoid)
         for place in candidates:
-            if spared and place.node in call.avoid:
+            if place.node in shunned:
                 continue
             if best is not None and place.load_s(now) >= best.finish_s:
                 continue  # its load alone takes longer
@@ -111,13 +111,20 @@ class Chooser:
         place = engine.places.get(model.key[1])
         if place is None or not place.is_usable or engine.drained is place:
             return False
+        if engine.node in self.shunned(model, call, now):
+            return False
         return self._weigh(place, call, None, now) is not None
 
     def _takes(self, place: Place, lane: CallClass) -> bool:
         return place.is_usable and place.engine.drained is not place and place.free_slots(lane) > 0
 
-    def _has_other(self, places: Iterable[Place], avoid: frozenset[str]) -> bool:
-        return any(place.is_usable and place.node not in avoid for place in places)
+    def shunned(self, model: Model, call: LaneCall, now: float) -> Collection[str]:
+        """The nodes that the call avoids now, if it can: none where no other one has the model."""
+        if not call.avoid:
+            return ()
+        names = {name for name, until in call.avoid.items() if until > now}
+        has_other = any(place.is_usable and place.node not in names for place in model.places.values())
+        return names if has_other else ()
 
     def _weigh(
         self, place: Place, call: LaneCall, prefix: tuple[str, float] | None, now: float
@@ -159,8 +166,12 @@ class Chooser:
         soonest = now_s = math.inf if choice is None else _WORTH_WAITING * choice.finish_s
         best: Claim | None = None
         work = call.work if choice is None else choice.work
-        for place in model.full.first(LOOKED_AT) + model.cold.first(LOOKED_AT):
+        shunned = self.shunned(model, call, now)
+        count = LOOKED_AT + len(shunned)
+        for place in model.full.first(count) + model.cold.first(count):
             engine = place.engine
+            if engine.node in shunned:
+                continue
             load_s = 0.0 if place.warm else place.load_s(now)
             if load_s >= soonest or (choice is not None and engine is choice.place.engine):
                 continue

@@ -8,6 +8,7 @@ makes room for interactive work: neither counts, and the latter keeps its place 
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
 from collections.abc import Callable
@@ -31,6 +32,7 @@ __all__ = ["Dispatcher", "Limits"]
 
 MAX_MOVES = 3
 MAX_HAND_BACKS = 20
+AVOID_S = 20.0  # a node that has failed a call may be well again by then
 _TICK_S = 0.5
 _CHARACTERS_PER_TOKEN = 4.0
 # A model that does not fit, does not load or is not there says nothing of the others on its node.
@@ -124,9 +126,9 @@ class Dispatcher:
             caller.cancel()
 
     async def _run(self, call: Call, watcher: CallWatcher) -> Answer:
-        avoid = set(call.avoid)
+        avoid = dict.fromkeys(call.avoid, math.inf)
         tries = _Tries()
-        waiter = self._enqueue(call, watcher, frozenset(avoid))
+        waiter = self._enqueue(call, watcher, avoid)
         try:
             while True:
                 assignment = await waiter.slot
@@ -142,7 +144,7 @@ class Dispatcher:
                     continue
                 except errors.CouncilError as error:
                     self._free(call.call_id)
-                    elsewhere = self._elsewhere(call, avoid | {attempt.node})
+                    elsewhere = self._elsewhere(call, {*avoid, attempt.node})
                     again = tries.again(error, attempt, elsewhere=elsewhere)
                     calls(call.model, error.code).inc()
                     _log.info(
@@ -151,10 +153,10 @@ class Dispatcher:
                     await watcher.attempt_failed(attempt.failure(error), will_restart=again)
                     if not again:
                         raise
-                    avoid.add(attempt.node)
+                    avoid[attempt.node] = max(avoid.get(attempt.node, 0.0), time.monotonic() + AVOID_S)
                 if not elsewhere:
                     await asyncio.sleep(tries.pause_s())
-                waiter = self._enqueue(call, watcher, frozenset(avoid), again=True)
+                waiter = self._enqueue(call, watcher, avoid, again=True)
         finally:
             self._waiters.pop(call.call_id, None)
             self.lanes.withdraw(call.call_id)
@@ -264,7 +266,7 @@ class Dispatcher:
             )
 
     def _enqueue(
-        self, call: Call, watcher: CallWatcher, avoid: frozenset[str], *, again: bool = False
+        self, call: Call, watcher: CallWatcher, avoid: dict[str, float], *, again: bool = False
     ) -> _Waiter:
         now = time.monotonic()
         self.lanes.submit(
@@ -272,7 +274,7 @@ class Dispatcher:
                 call.call_id,
                 call.model,
                 call.call_class,
-                avoid,
+                dict(avoid),
                 session_id=call.session_id,
                 prefix_key=call.prefix_key,
                 prompt_tokens=sum(len(one.content) for one in call.messages) / _CHARACTERS_PER_TOKEN,

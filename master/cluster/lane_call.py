@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from common.protocol import CallClass, EngineName
 from master.cluster.fair_queue import Ticket
@@ -13,14 +14,15 @@ from master.cluster.placement import Work
 class LaneCall:
     """A call as the lanes see it. `deadline`: monotonic seconds until which it may wait.
 
-    `keeps` are models that its session needs next: they are not evicted for it where another can be.
+    `avoid`: nodes by name, and until when it leaves each alone where another one has the model. `keeps` are
+    models that its session needs next: they are not evicted for it where another can be.
     `let_in`: it was promised a place, and waits however long the queue is.
     """
 
     call_id: str
     model: str
     call_class: CallClass = "interactive"
-    avoid: frozenset[str] = frozenset()
+    avoid: Mapping[str, float] = field(default_factory=dict)
     session_id: str | None = None
     prefix_key: str | None = None
     prompt_tokens: float = 400.0
@@ -30,6 +32,7 @@ class LaneCall:
     keeps: frozenset[str] = frozenset()
     let_in: bool = False
     submitted: float = 0.0
+    held_since: float | None = None  # since when it could have gone where it would end later
     aged: bool = False
     ticket: Ticket | None = None
 

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from common.errors import QueueFullError
 from common.protocol import CallClass, EngineName
 from master.cluster import model_names, swaps
-from master.cluster.choice import Choice, Chooser, Prefixes
+from master.cluster.choice import Choice, Chooser, Claim, Prefixes
 from master.cluster.fair_queue import Ticket
 from master.cluster.lane_call import Assignment, Effect, Expired, LaneCall, Preempt
 from master.cluster.placement import Engine, NodeView, Place, Running
@@ -146,6 +146,7 @@ class Lanes:
         call, running = held
         model = self.places.of(call.model, call.engine)
         self._give_back(model, call, running, now, None)
+        call.held_since = None
         assert call.ticket is not None
         model.queues[call.lane].put_back(call.ticket)
         if call.deadline < float("inf"):
@@ -185,15 +186,20 @@ class Lanes:
         return effects
 
     def _has_news(self, model: Model, call_class: CallClass, engines: set[Engine] | None, now: float) -> bool:
-        """Whether the first call that waits could go to one of these engines, where something changed."""
+        """Whether the first call that waits could go to one of these engines, where something changed; where
+        it may avoid them, whether one behind it could.
+        """
         queue = model.queues[call_class]
         first = model.promised if call_class == "interactive" else 0
-        if first >= len(queue):
-            return False
-        if engines is None:
+        if first < len(queue) and engines is None:
             return True
-        call = self._waiting[queue[first]]
-        return any(self._chooser.can_take(engine, model, call, now) for engine in engines)
+        for index in range(first, len(queue)):
+            call = self._waiting[queue[index]]
+            if any(self._chooser.can_take(engine, model, call, now) for engine in engines or ()):
+                return True
+            if not call.avoid:
+                break
+        return False
 
     def _urgency(self, model: Model, call_class: CallClass) -> tuple[bool, bool, int, Ticket]:
         head = self._waiting[model.queues[call_class][0]]
@@ -216,10 +222,14 @@ class Lanes:
             call = self._waiting[queue[index]]
             choice = self._chooser.best(model, call, now)
             if choice is None:
-                swaps.seek(self.places, model, call, self._leave, now, effects)
-                self._claim_rest(model, call_class, index, last, now)
-                return
-            claim = self._chooser.later(model, call, choice, now)
+                shunned = self._chooser.shunned(model, call, now)
+                swaps.seek(self.places, model, call, shunned, self._leave, now, effects)
+                self._claim_rest(model, call_class, index, index + 1 if shunned else last, now)
+                if not shunned:
+                    return
+                index, last = index + 1, last + 1  # who is behind it may go where it does not
+                continue
+            claim = self._worth_holding(model, call, choice, now)
             if claim is not None:
                 # So many calls are served until waiting for the better place is no gain any more. In a long
                 # queue one that far behind goes here; in a short one each call is weighed by itself.
@@ -243,6 +253,17 @@ class Lanes:
                 self._assign(model, call, choice, now, effects)
                 if not self._has_news(model, call_class, engines, now):
                     return
+
+    def _worth_holding(self, model: Model, call: LaneCall, choice: Choice, now: float) -> Claim | None:
+        """Where the call ends sooner if it is held; not any more once that took as long as going would have:
+        what is predicted time and again need not come.
+        """
+        claim = self._chooser.later(model, call, choice, now)
+        if claim is None:
+            return None
+        if call.held_since is None:
+            call.held_since = now
+        return claim if now - call.held_since < choice.finish_s else None
 
     def _claim_rest(self, model: Model, call_class: CallClass, index: int, last: int, now: float) -> None:
         """Calls that cannot go anywhere now count on a place, so that other models do not count on it too."""

@@ -8,7 +8,7 @@ keeps its turn for as long as two loads take, so that calls for A, B, A, B run a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from master.cluster import model_names
 from master.cluster.lane_call import Effect, LaneCall
@@ -46,15 +46,23 @@ def seek(
     places: Places,
     model: Model,
     call: LaneCall,
+    shunned: Collection[str],
     preempt: Callable[[Running, list[Effect]], None],
     now: float,
     effects: list[Effect],
 ) -> None:
-    """No place takes the call now: begin to drain one where that ends its wait sooner than waiting does."""
-    if any(place.engine.drained_for is place for place in model.cold.first(_LOOKED_AT)):
+    """No place takes the call now: begin to drain one where that ends its wait sooner than waiting does, on
+    no node that it shuns.
+    """
+    count = _LOOKED_AT + len(shunned)
+    cold, full = (
+        [place for place in ranked.first(count) if place.node not in shunned]
+        for ranked in (model.cold, model.full)
+    )
+    if any(place.engine.drained_for is place for place in cold):
         return
     found: list[tuple[float, int, Place, Place]] = []
-    for place in model.cold.first(_LOOKED_AT):
+    for place in cold:
         engine = place.engine
         if engine.loading is not None or engine.drained is not None or engine.has_room():
             continue
@@ -67,8 +75,8 @@ def seek(
         return
     finish_s, _, place, victim = min(found, key=lambda one: one[:2])
     waiting = len(model.queues[call.lane])
-    if len(model.full) and model.rate:
-        elsewhere_s = min(one.next_free_s(now) for one in model.full.first(_LOOKED_AT)) + waiting / model.rate
+    if full and model.rate:
+        elsewhere_s = min(one.next_free_s(now) for one in full) + waiting / model.rate
         if elsewhere_s < finish_s:
             return
     place.engine.drained, place.engine.drained_for = victim, place

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable
+from math import inf
 from typing import Protocol
 
 from master.cluster.lane_call import Assignment, Effect, LaneCall
@@ -54,7 +55,7 @@ class Ours:
                 call.call_id,
                 call.model,
                 call.call_class,
-                call.avoid,
+                dict.fromkeys(call.avoid, inf),
                 session_id=call.session_id,
                 prefix_key=call.prefix_key,
                 prompt_tokens=prompt,

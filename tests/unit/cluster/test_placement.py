@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from math import inf
 
 from master.cluster.lane_call import Assignment
 from master.cluster.speeds import Sample
@@ -66,7 +67,7 @@ def test_the_node_that_holds_the_prefix_is_preferred() -> None:
         submit(lanes, "busy")
         (busy,) = placed(lanes.decide(0.0)).values()
         lanes.release("busy", 0.0)
-        submit(lanes, "opinion", prefix_key="p", avoid=frozenset({"a", "b"} - {first}))
+        submit(lanes, "opinion", prefix_key="p", avoid=dict.fromkeys({"a", "b"} - {first}, inf))
         assert placed(lanes.decide(1.0)) == {"opinion": first}
         lanes.release("opinion", 2.0, DONE)
         submit(lanes, "review", prefix_key="p")
@@ -75,7 +76,7 @@ def test_the_node_that_holds_the_prefix_is_preferred() -> None:
 
 def test_a_prefix_of_another_model_attracts_nothing() -> None:
     lanes = lanes_of(node("a", ("m", 4, True), ("n", 4, True)), node("b", ("m", 4, True), ("n", 4, True)))
-    submit(lanes, "one", "m", prefix_key="p", avoid=frozenset({"a"}))
+    submit(lanes, "one", "m", prefix_key="p", avoid={"a": inf})
     lanes.decide(0.0)
     lanes.release("one", 1.0)
     submit(lanes, "other", "n", prefix_key="p")
@@ -85,12 +86,12 @@ def test_a_prefix_of_another_model_attracts_nothing() -> None:
 def test_a_node_where_the_call_failed_is_taken_only_when_there_is_no_other() -> None:
     both = [node("a", ("m", 1, True)), node("b", ("m", 1, False))]
     lanes = lanes_of(*both)
-    submit(lanes, "one", avoid=frozenset({"a"}))
+    submit(lanes, "one", avoid={"a": inf})
     assert placed(lanes.decide(0.0)) == {"one": "b"}
-    submit(lanes, "two", avoid=frozenset({"a"}))
+    submit(lanes, "two", avoid={"a": inf})
     assert placed(lanes.decide(0.0)) == {}
     alone = lanes_of(both[0])
-    submit(alone, "one", avoid=frozenset({"a"}))
+    submit(alone, "one", avoid={"a": inf})
     assert placed(alone.decide(0.0)) == {"one": "a"}
 
 
@@ -108,6 +109,85 @@ def test_a_model_is_found_under_its_other_spelling() -> None:
     (assignment,) = lanes.decide(0.0)
     assert isinstance(assignment, Assignment)
     assert assignment.model == "phi3.5:latest"
+
+
+def test_a_call_is_not_held_longer_than_going_where_it_could_would_have_taken() -> None:
+    """The fast node seems free in a second or two, time and again, and other calls keep it."""
+    known = speeds(("slow", "x", 1.0, 0.1), ("fast", "x", 2.0, 0.01), ("fast", "y", 2.0, 0.007))
+    cluster = (node("slow", ("x", 1, True)), node("fast", ("x", 1, False), ("y", 2, True), max_loaded=1))
+    lanes = lanes_of(*cluster, known=known)
+    there_s = 400 * 0.01 + 256 * 0.1  # of the call on the slow node
+    now, ends, placed_at = 0.0, {}, None
+    for number in range(400):
+        if number % 2 == 0:
+            submit(lanes, f"y{number}", "y", now)
+        if number == 1:
+            submit(lanes, "x", "x", now)
+        lanes.pass_time()
+        for call_id in placed(lanes.decide(now)):
+            ends[call_id] = now + 1.9
+            placed_at = now if call_id == "x" else placed_at
+        if placed_at is not None:
+            break
+        now += 0.5
+        for call_id in [one for one, end in ends.items() if end <= now]:
+            del ends[call_id]
+            lanes.release(call_id, now)
+    assert placed_at is not None, "held for ever"
+    assert 1.0 < placed_at <= there_s + 2.0
+
+
+def test_a_call_is_not_held_for_a_node_that_it_avoids() -> None:
+    known = speeds(("slow", "m", 1.0, 0.1), ("fast", "m", 1.0, 0.01))
+    lanes = lanes_of(node("slow", ("m", 1, True)), node("fast", ("m", 1, True)), known=known)
+    submit(lanes, "one")
+    submit(lanes, "two", avoid={"fast": inf})
+    assert placed(lanes.decide(0.0)) == {"one": "fast", "two": "slow"}
+
+
+def test_a_call_that_avoids_the_free_node_holds_up_nobody_behind_it() -> None:
+    lanes = lanes_of(node("a", ("m", 2, True)), node("b", ("m", 1, True)))
+    submit(lanes, "fills b", avoid={"a": inf})
+    assert placed(lanes.decide(0.0)) == {"fills b": "b"}
+    for number in range(20):
+        submit(lanes, f"restarted {number}", avoid={"a": inf})
+    lanes.decide(0.0)
+    submit(lanes, "one")
+    lanes.pass_time()
+    assert placed(lanes.decide(0.5)) == {"one": "a"}
+    submit(lanes, "two")
+    submit(lanes, "three")
+    lanes.pass_time()
+    assert placed(lanes.decide(1.0)) == {"two": "a"}
+    lanes.release("one", 2.0)
+    assert placed(lanes.decide(2.0)) == {"three": "a"}, "news of the node reach who is behind them"
+
+
+def test_a_node_is_avoided_for_a_while_only() -> None:
+    lanes = lanes_of(node("a", ("m", 1, True)), node("b", ("m", 1, True)))
+    submit(lanes, "fills b", avoid={"a": inf})
+    submit(lanes, "restarted", avoid={"a": 20.0})
+    assert placed(lanes.decide(0.0)) == {"fills b": "b"}
+    lanes.pass_time()
+    assert placed(lanes.decide(19.0)) == {}
+    lanes.pass_time()
+    assert placed(lanes.decide(20.0)) == {"restarted": "a"}
+
+
+def test_no_model_is_drained_on_a_node_for_a_call_that_will_not_go_there() -> None:
+    known = speeds(("a", "m", 1.0, 0.01), ("a", "n", 1.0, 0.1), ("b", "m", 1.0, 0.5))
+    busy = node("a", ("m", 1, False), ("n", 1, True), max_loaded=1)
+    lanes = lanes_of(busy, node("b", ("m", 1, True)), known=known)
+    submit(lanes, "n", "n")
+    submit(lanes, "m", avoid={"a": inf})
+    assert placed(lanes.decide(0.0)) == {"n": "a", "m": "b"}  # until 28 s and 148 s
+    submit(lanes, "restarted", avoid={"a": inf})
+    submit(lanes, "next", "n")
+    for now in (10.0, 20.0):
+        lanes.pass_time()
+        assert lanes.decide(now) == []
+    lanes.release("n", 28.0)
+    assert placed(lanes.decide(28.0)) == {"next": "a"}
 
 
 # -- model switches -----------------------------------------------------------------------------------------
