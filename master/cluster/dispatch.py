@@ -49,7 +49,7 @@ class _Waiter:
     watcher: CallWatcher
     slot: asyncio.Future[Assignment]
     since: float
-    homeless_since: float | None
+    homeless_since: float | None = None
     position: int | None = None
 
 
@@ -297,9 +297,8 @@ class Dispatcher:
 
     def _wait(self, call: Call, watcher: CallWatcher) -> _Waiter:
         now = time.monotonic()
-        homeless = None if self.registry.has(call.model, engine=call.engine) else now
         slot: asyncio.Future[Assignment] = asyncio.get_running_loop().create_future()
-        waiter = self._waiters[call.call_id] = _Waiter(call, watcher, slot, now, homeless)
+        waiter = self._waiters[call.call_id] = _Waiter(call, watcher, slot, now)
         if call.session_id is None and len(self._waiters) == 1:
             self._hand_out()  # a call by itself: there is nothing to place it together with
         else:
@@ -346,12 +345,12 @@ class Dispatcher:
             call = waiter.call
             key = (call.model, call.engine)
             if key not in homes:
-                homes[key] = self.registry.has(call.model, engine=call.engine)
+                homes[key] = bool(self._homes(call))
             patience_s = self._limits.no_node_s if call.no_node_s is None else call.no_node_s
             if homes[key]:
                 waiter.homeless_since = None
             elif waiter.homeless_since is None:
-                waiter.homeless_since = now
+                waiter.homeless_since = max(waiter.since, now - self._tick_s)  # since the look before
             elif now - waiter.homeless_since >= patience_s:
                 self.lanes.withdraw(waiter.call.call_id)
                 waiter.slot.set_exception(self._no_node(waiter.call))
@@ -364,10 +363,25 @@ class Dispatcher:
                 waiter.watcher.queued(position)
 
     def _elsewhere(self, call: Call, avoid: set[str]) -> bool:
+        return any(node.name not in avoid for node in self._homes(call))
+
+    def _homes(self, call: Call) -> list[Node]:
+        """Where the call may go sooner or later: engines that serve and have its model, of nodes that are not
+        drained.
+        """
         having = self.registry.nodes_with(call.model, engine=call.engine)
-        return any(node.name not in avoid for node in having)
+        return [node for node in having if not node.draining]
 
     def _no_node(self, call: Call) -> errors.CouncilError:
+        drained = self.registry.nodes_with(call.model, engine=call.engine)
+        if drained:
+            names = " or ".join(f"`council worker resume {node.name}`" for node in drained)
+            return errors.NodeUnreachableError(
+                f"every node that answers and has {call.model} is drained and takes nothing new; "
+                f"{names} lets calls go there again",
+                node=drained[0].name,
+                model=call.model,
+            )
         known = self.registry.nodes_with(call.model, answering=False, engine=call.engine)
         if known:
             names = ", ".join(node.name for node in known)

@@ -6,13 +6,14 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from common.errors import CouncilError
+from common.errors import CouncilError, NodeUnreachableError
 from common.protocol import CallClass, Channel, Message
 from master.cluster import canary
 from master.cluster.attempt import Limits
@@ -387,6 +388,18 @@ async def test_a_model_switch_unloads_the_idle_model_that_is_not_kept(tmp_path: 
         wanted = Call("one", "c", (Message("user", "Why?"),), keeps=frozenset({"a"}))
         await within(10, asyncio.create_task(dispatcher.run(wanted, Watcher())))
         assert sorted(one.removesuffix(":latest") for one in standin.loaded) == ["a", "c"]
+
+
+async def test_a_model_that_only_a_drained_node_has_is_not_waited_for_and_the_drain_is_named(
+    tmp_path: Path,
+) -> None:
+    model = StandInModel("m", token_ms=1, answer_tokens=4, resident=True)
+    async with one_node(tmp_path, model) as (_, dispatcher):
+        dispatcher.registry.get("pc2").draining = True
+        dispatcher.pump()
+        asked = replace(call("one"), no_node_s=0.5)
+        with pytest.raises(NodeUnreachableError, match="council worker resume pc2"):
+            await within(5, asyncio.create_task(dispatcher.run(asked, Watcher())))
 
 
 async def test_what_calls_show_is_learned(tmp_path: Path) -> None:
