@@ -89,7 +89,7 @@ class Chooser:
         best: Choice | None = None
         best_rank: tuple[float, bool] = (math.inf, True)
         for place in candidates:
-            if place.node in shunned:
+            if shunned and place.node in shunned:
                 continue
             if best is not None and place.load_s(now) >= best.finish_s:
                 continue  # its load alone takes longer
@@ -111,7 +111,7 @@ class Chooser:
         place = engine.places.get(model.key[1])
         if place is None or not place.is_usable or engine.drained is place:
             return False
-        if engine.node in self.shunned(model, call, now):
+        if call.avoid and engine.node in self.shunned(model, call, now):
             return False
         return self._weigh(place, call, None, now) is not None
 
@@ -170,7 +170,7 @@ class Chooser:
         count = LOOKED_AT + len(shunned)
         for place in model.full.first(count) + model.cold.first(count):
             engine = place.engine
-            if engine.node in shunned:
+            if shunned and engine.node in shunned:
                 continue
             load_s = 0.0 if place.warm else place.load_s(now)
             if load_s >= soonest or (choice is not None and engine is choice.place.engine):

@@ -191,14 +191,15 @@ class Lanes:
         """
         queue = model.queues[call_class]
         first = model.promised if call_class == "interactive" else 0
-        if first < len(queue) and engines is None:
-            return True
-        for index in range(first, len(queue)):
-            call = self._waiting[queue[index]]
-            if any(self._chooser.can_take(engine, model, call, now) for engine in engines or ()):
+        while first < len(queue):
+            if engines is None:
+                return True
+            call = self._waiting[queue[first]]
+            if any(self._chooser.can_take(engine, model, call, now) for engine in engines):
                 return True
             if not call.avoid:
-                break
+                return False
+            first += 1
         return False
 
     def _urgency(self, model: Model, call_class: CallClass) -> tuple[bool, bool, int, Ticket]:
