@@ -232,17 +232,27 @@ class Dispatcher:
             return
         now = time.monotonic()
         breakers = _breakers(node, assignment)
-        if not all(breaker.is_closed for breaker in breakers):
-            self._probe(call_id, node, breakers, now)
+        if not all(breaker.is_closed for breaker in breakers) and not self._probe(
+            call_id, node, breakers, now
+        ):
+            return
         # Made here and not by the caller, who hears of it a turn later: it may be pre-empted until then.
         self._attempts[call_id] = Attempt(assignment.node, waiter.call.model, waiter.since, now)
         waiter.slot.set_result(assignment)
 
-    def _probe(self, call_id: str, node: Node, breakers: tuple[Breaker, ...], now: float) -> None:
-        for breaker in breakers:
-            breaker.sent(now)
-        self._probes[call_id] = node, [breaker for breaker in breakers if not breaker.is_closed]
+    def _probe(self, call_id: str, node: Node, breakers: tuple[Breaker, ...], now: float) -> bool:
+        """Let the call show whether what failed there is well again. False where another one is about to:
+        the lanes place a batch at a time, and the rest of it waits for what that one shows.
+        """
+        may = all(breaker.allows(now) for breaker in breakers)
+        if may:
+            for breaker in breakers:
+                breaker.sent(now)
+            self._probes[call_id] = node, [breaker for breaker in breakers if not breaker.is_closed]
         self._know(node)
+        if not may:
+            self.lanes.requeue(call_id, now)
+        return may
 
     def _probe_over(self, call_id: str) -> None:
         """However a probe ended, also before it was sent: where nothing was learned the next call is one."""

@@ -322,6 +322,25 @@ async def test_a_probe_that_ends_before_it_is_sent_lets_the_next_call_be_it(tmp_
         assert node.breaker.is_closed
 
 
+async def test_a_model_that_has_failed_is_tried_by_one_call_of_a_batch(tmp_path: Path) -> None:
+    model = StandInModel("m", token_ms=50, answer_tokens=10, resident=True)
+    async with one_node(tmp_path, model, slots=4) as (standin, dispatcher):
+        node = dispatcher.registry.get("pc2")
+        breaker = node.breaker_of(node.models[0].name)
+        for seconds in (7.0, 6.0):
+            breaker.failed(time.monotonic() - seconds)
+        watchers = [Watcher() for _ in range(4)]
+        calls = [
+            asyncio.create_task(dispatcher.run(call(f"c{number}"), watcher))
+            for number, watcher in enumerate(watchers)
+        ]
+        await asyncio.wait_for(watchers[0].writes.wait(), 5)
+        assert [watcher.nodes for watcher in watchers] == [["pc2"], [], [], []]
+        for one in calls:
+            await within(5, one)
+        assert standin.counters.peak_in_flight == {"m": 3}, "once it has shown that all is well"
+
+
 class Faulty(Breaker):
     """A fault of ours in the middle of handing slots out."""
 
