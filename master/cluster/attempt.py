@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from common import errors
+from common.logs import get_logger
 from common.master_settings import MasterSettings
 from common.protocol import (
     FROZEN_AFTER_S,
@@ -26,6 +27,7 @@ from master.cluster.calls import AttemptFailure, CallWatcher
 from master.cluster.registry import Node
 from master.cluster.speeds import Sample
 
+_log = get_logger(__name__)
 _TIMER_LATE_S = 0.25
 _TIMER_EARLY_S = 0.05  # a loop's clock stands still while it works: its timers may fire that much too early
 
@@ -79,6 +81,23 @@ class Attempt:
         self.preempted = True
         if self._silence is not None and not self._silence.expired():  # else it ends by itself
             self._silence.reschedule(asyncio.get_running_loop().time())
+
+    async def evict(self, node: Node, model: str, engine: str) -> None:
+        """Make room on purpose: left to itself an engine may throw out a model that is needed next.
+
+        Ends at once where the attempt is pre-empted meanwhile; the node goes on with it.
+        """
+        self._check_preempted()
+        try:
+            async with asyncio.timeout(None) as self._silence:
+                await node.client.unload(model, engine)
+        except TimeoutError:
+            self._check_preempted()
+            raise
+        except errors.CouncilError as error:
+            _log.info("not unloaded", node=node.name, model=model, code=error.code)
+        finally:
+            self._silence = None
 
     async def stream(
         self,

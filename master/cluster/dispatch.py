@@ -435,7 +435,7 @@ class Dispatcher:
 
         try:
             if assignment.evict is not None:
-                await self._evict(node, assignment.evict, assignment.engine)
+                await attempt.evict(node, assignment.evict, assignment.engine)
             done = await attempt.stream(node, request, watcher, limits, running)
         except errors.CouncilError as error:
             if error.node is None:
@@ -458,13 +458,6 @@ class Dispatcher:
             known is not None and known.practice,
             assignment.engine,
         )
-
-    async def _evict(self, node: Node, model: str, engine: str) -> None:
-        """Make room on purpose: left to itself an engine may throw out a model that is needed next."""
-        try:
-            await node.client.unload(model, engine)
-        except errors.CouncilError as error:
-            _log.info("not unloaded", node=node.name, model=model, code=error.code)
 
     def _judge(self, node: Node, assignment: Assignment, error: errors.CouncilError, sent: float) -> None:
         """Count a failure against its engine, or against the model there, where one of them is to blame."""

@@ -127,6 +127,32 @@ async def test_background_makes_room_within_a_quarter_second_and_runs_again_unbu
         assert took < 1.0  # the figure of 250 ms is the bench's; two busy cores get some grace here
 
 
+async def test_background_makes_room_also_while_another_model_makes_room_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = [StandInModel(name, token_ms=1, answer_tokens=4, resident=name == "n") for name in ("m", "n")]
+    async with (
+        one_node(tmp_path, *models, OLLAMA_MAX_LOADED_MODELS="1") as (_, dispatcher),
+        asyncio.TaskGroup() as group,
+    ):
+        client, asked = dispatcher.registry.get("pc2").client, asyncio.Event()
+        unload = client.unload
+
+        async def slowly(model: str, engine: str) -> None:
+            if not asked.is_set():
+                asked.set()
+                await asyncio.sleep(4)
+            await unload(model, engine)
+
+        monkeypatch.setattr(client, "unload", slowly)
+        job = Watcher()
+        slow = group.create_task(dispatcher.run(call("job", call_class="background"), job))
+        await asyncio.wait_for(asked.wait(), 5)
+        await within(2, group.create_task(dispatcher.run(call("chat"), Watcher())))
+        await within(5, slow)
+        assert job.codes == ["preempted"]
+
+
 async def test_a_job_that_is_pre_empted_again_and_again_still_ends(tmp_path: Path) -> None:
     model = StandInModel("m", token_ms=20, answer_tokens=20, resident=True)
     async with one_node(tmp_path, model) as (_, dispatcher), asyncio.TaskGroup() as group:

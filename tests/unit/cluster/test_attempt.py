@@ -1,4 +1,4 @@
-"""One attempt at its node, where two things end it at once."""
+"""One attempt at its node: what ends it, and when."""
 
 from __future__ import annotations
 
@@ -23,6 +23,10 @@ class SilentClient(NodeClient):
     def __init__(self) -> None:
         super().__init__("pc2", "http://127.0.0.1:1", None, connect_timeout_s=1.0)
         self.asked = asyncio.Event()
+
+    async def unload(self, model: str, engine: str) -> None:
+        self.asked.set()
+        await asyncio.Event().wait()
 
     async def generate(self, body: bytes, *, traceparent: str | None) -> Messages:
         self.asked.set()
@@ -52,4 +56,19 @@ async def test_an_attempt_is_pre_empted_in_the_moment_in_which_it_is_given_up_as
     with pytest.raises(PreemptedError):
         await streams
     assert errors == []
+    await client.aclose()
+
+
+async def test_an_attempt_is_pre_empted_while_it_makes_room_for_its_model() -> None:
+    client, now = SilentClient(), time.monotonic()
+    attempt = Attempt("pc2", "m", now, now)
+    evicts = asyncio.create_task(attempt.evict(Node("pc2", client), "n", "main"))
+    await client.asked.wait()
+    attempt.preempt()
+    with pytest.raises(PreemptedError):
+        await asyncio.wait_for(evicts, 0.25)
+    client.asked.clear()
+    with pytest.raises(PreemptedError):
+        await attempt.evict(Node("pc2", client), "n", "main")
+    assert not client.asked.is_set(), "it was asked for nothing once it had to go"
     await client.aclose()
