@@ -73,8 +73,14 @@ class Attempt:
     thinking: list[str] = field(default_factory=list)
     chunks: int = 0
     preempted: bool = False
+    asked: bool = False  # the request is on its way
     _next_look: float = 0.0  # at the deadlines, on the loop's clock
     _silence: asyncio.Timeout | None = None
+
+    @property
+    def loads_on(self) -> bool:
+        """Whether a load that it waits for goes on at the node when it is left now."""
+        return self.asked and self.running is None
 
     def preempt(self) -> None:
         """Close the stream down to the engine; `stream` then raises `PreemptedError`."""
@@ -116,6 +122,7 @@ class Attempt:
             async with silence:
                 self._silence = silence
                 uploads.begin(silence, len(body))
+                self.asked = True
                 async with await node.client.generate(body, traceparent=request.traceparent) as answer:
                     uploads.end(silence)
                     while messages := await answer.read():

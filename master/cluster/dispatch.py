@@ -143,7 +143,7 @@ class Dispatcher:
                     await watcher.attempt_failed(attempt.failure(error), will_restart=True)
                     continue
                 except errors.CouncilError as error:
-                    self._free(call.call_id)
+                    self._free(call.call_id, failed=True)
                     elsewhere = self._elsewhere(call, {*avoid, attempt.node})
                     again = tries.again(error, attempt, elsewhere=elsewhere)
                     calls(call.model, error.code).inc()
@@ -299,10 +299,10 @@ class Dispatcher:
         return self._wait(call, watcher)
 
     def _wait_again(self, call: Call, watcher: CallWatcher) -> _Waiter:
-        del self._attempts[call.call_id]
+        attempt = self._attempts.pop(call.call_id)
         self._probe_over(call.call_id)
         waiter = self._wait(call, watcher)
-        self.lanes.requeue(call.call_id, time.monotonic())
+        self.lanes.requeue(call.call_id, time.monotonic(), loads_on=attempt.loads_on)
         return waiter
 
     def _wait(self, call: Call, watcher: CallWatcher) -> _Waiter:
@@ -318,10 +318,11 @@ class Dispatcher:
             asyncio.get_running_loop().call_later(self._tick_s, self._tick)
         return waiter
 
-    def _free(self, call_id: str) -> None:
-        self._attempts.pop(call_id, None)
+    def _free(self, call_id: str, *, failed: bool = False) -> None:
+        attempt = self._attempts.pop(call_id, None)
         self._probe_over(call_id)
-        self.lanes.release(call_id, time.monotonic())
+        loads_on = attempt is not None and attempt.loads_on and not failed
+        self.lanes.release(call_id, time.monotonic(), loads_on=loads_on)
         if self.lanes.waiting:
             self._hand_out_soon()
         else:

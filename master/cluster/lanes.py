@@ -122,8 +122,13 @@ class Lanes:
             self.places.loaded(held[1].place, now)
             held[1].count_from(now)
 
-    def release(self, call_id: str, now: float, sample: Sample | None = None) -> None:
-        """Give the slot of a call back, once; `sample` is what a call that ended well has shown."""
+    def release(
+        self, call_id: str, now: float, sample: Sample | None = None, *, loads_on: bool = False
+    ) -> None:
+        """Give the slot of a call back, once; `sample` is what a call that ended well has shown.
+
+        `loads_on`: if the call waited for its model to be loaded, the node goes on with that.
+        """
         held = self._running.pop(call_id, None)
         if held is None:
             return
@@ -132,20 +137,20 @@ class Lanes:
         model.aged -= call.aged
         if sample is not None and call.call_class == "background":
             model.background_ended_at = now
-        self._give_back(model, call, running, now, sample)
+        self._give_back(model, call, running, now, sample, loads_on)
         if sample is not None and call.prefix_key:
             self._chooser.prefixes.remember(
                 call.prefix_key, model.key, running.place.node, call.prompt_tokens
             )
 
-    def requeue(self, call_id: str, now: float) -> None:
+    def requeue(self, call_id: str, now: float, *, loads_on: bool = False) -> None:
         """A pre-empted call let go of its slot: it waits again where it had waited."""
         held = self._running.pop(call_id, None)
         if held is None:
             return
         call, running = held
         model = self.places.of(call.model, call.engine)
-        self._give_back(model, call, running, now, None)
+        self._give_back(model, call, running, now, None, loads_on)
         call.held_since = None
         assert call.ticket is not None
         model.queues[call.lane].put_back(call.ticket)
@@ -351,7 +356,13 @@ class Lanes:
         self._moved[model.key] = model
 
     def _give_back(
-        self, model: Model, call: LaneCall, running: Running, now: float, sample: Sample | None
+        self,
+        model: Model,
+        call: LaneCall,
+        running: Running,
+        now: float,
+        sample: Sample | None,
+        loads_on: bool,
     ) -> None:
         place = running.place
         if running.call_id in self._emptied:
@@ -369,7 +380,7 @@ class Lanes:
                 concurrency=running.concurrency(now, sample.load_s + sample.prompt_s + sample.generate_s),
             )
             self.speeds.learn(place.node, place.engine.name, place.name, place.size, shown, now)
-        self.places.give_back(running, now)
+        self.places.give_back(running, now, loads_on=loads_on)
 
     # -- what others ask ------------------------------------------------------------------------------------
 

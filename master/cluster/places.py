@@ -151,9 +151,13 @@ class Places:
             if one.slots < known.slots:
                 self.speeds.forget_sharing(engine.node, engine.name)
             known.name, known.slots, known.size, known.usable = one.name, one.slots, one.size, one.usable
-            if now - known.changed_at > _OWN_KNOWLEDGE_S and engine.loading is not known:
+            is_left = engine.loading is known and not known.running  # by who began the load: it goes on
+            if is_left and now >= engine.loaded_at:
+                engine.loading = None
+            if now - known.changed_at > _OWN_KNOWLEDGE_S and (engine.loading is not known or is_left):
                 known.resident = one.resident
                 if one.resident:
+                    engine.loading = None if is_left else engine.loading
                     self._end_drain(engine, known)
 
     def _end_drain(self, engine: Engine, place: Place) -> None:
@@ -267,7 +271,7 @@ class Places:
             place.changed_at = now
             self.touch(place.engine)
 
-    def give_back(self, running: Running, now: float) -> None:
+    def give_back(self, running: Running, now: float, *, loads_on: bool = False) -> None:
         place, engine = running.place, running.place.engine
         engine.call_seconds(now)
         del place.running[running.call_id], engine.running[running.call_id]
@@ -275,7 +279,7 @@ class Places:
         engine.fixed -= running.fixed
         place.leaving -= running.leaving
         place.used_at = now
-        if engine.loading is place and not place.running:
+        if engine.loading is place and not place.running and not loads_on:
             engine.loading = None
         self.touch(engine)
 

@@ -21,6 +21,7 @@ from master.cluster.breaker import Breaker, BreakerState
 from master.cluster.calls import Answer, AttemptFailure, Call, SilentWatcher
 from master.cluster.dispatch import Dispatcher
 from master.cluster.registry import Node, Registry
+from master.cluster.speeds import Learned
 from tests import processes
 from tests.standin import Fault, StandInModel, StandInOllama
 
@@ -445,6 +446,21 @@ async def test_a_model_that_only_a_drained_node_has_is_not_waited_for_and_the_dr
         asked = replace(call("one"), no_node_s=0.5)
         with pytest.raises(NodeUnreachableError, match="council worker resume pc2"):
             await within(5, asyncio.create_task(dispatcher.run(asked, Watcher())))
+
+
+async def test_a_load_goes_on_when_its_caller_hangs_up(tmp_path: Path) -> None:
+    model = StandInModel("m", token_ms=1, answer_tokens=4, load_ms=1500)
+    async with one_node(tmp_path, model) as (standin, dispatcher):
+        name = dispatcher.registry.get("pc2").models[0].name
+        dispatcher.speeds.restore([Learned("pc2", "main", name, "load", 30.0, 9)])
+        hangs_up = asyncio.create_task(dispatcher.run(call("hangs up"), Watcher()))
+        (engine,) = dispatcher.lanes.places.engines("pc2")
+        await until(dispatcher.registry, lambda: bool(standin.calls(model="m")))
+        hangs_up.cancel()
+        await asyncio.gather(hangs_up, return_exceptions=True)
+        assert engine.loading is not None
+        await until(dispatcher.registry, lambda: engine.loading is None)
+        assert [one.removesuffix(":latest") for one in engine.resident] == ["m"]
 
 
 async def test_what_calls_show_is_learned(tmp_path: Path) -> None:

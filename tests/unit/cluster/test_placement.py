@@ -203,6 +203,34 @@ def test_one_load_at_a_time_on_an_engine() -> None:
     assert placed(lanes.decide(1.0)) == {"two": "a"}
 
 
+def test_a_load_whose_caller_hung_up_goes_on_and_no_other_begins_beside_it() -> None:
+    known = speeds(("a", "m", 10.0, 0.01), ("a", "n", 10.0, 0.01))
+    cold = node("a", ("m", 1, False), ("n", 1, False), max_loaded=1)
+    for told, at in ((cold, 10.0), (node("a", ("m", 1, True), ("n", 1, False), max_loaded=1), 5.0)):
+        lanes = lanes_of(cold, known=known)
+        submit(lanes, "hangs up", "m")
+        assert placed(lanes.decide(0.0)) == {"hangs up": "a"}
+        lanes.release("hangs up", 1.0, loads_on=True)
+        submit(lanes, "other", "n", 1.0)
+        assert lanes.decide(1.0) == []
+        lanes.know(cold, 4.5)
+        assert lanes.decide(4.5) == [], "the node says what is loaded, not what loads"
+        lanes.know(told, at)  # the time that it takes is over, or it is done
+        assert placed(lanes.decide(at)) == {"other": "a"}
+
+
+def test_who_comes_for_a_model_that_still_loads_for_nobody_waits_for_the_rest_of_it() -> None:
+    known = speeds(("a", "m", 10.0, 0.01), ("b", "m", 8.0, 0.01))
+    lanes = lanes_of(node("a", ("m", 1, False)), known=known)
+    submit(lanes, "hangs up")
+    lanes.decide(0.0)
+    lanes.release("hangs up", 6.0, loads_on=True)
+    lanes.know(node("b", ("m", 1, False)), 6.0)
+    submit(lanes, "one", now=6.0)
+    (assignment,) = lanes.decide(6.0)
+    assert assignment == Assignment("one", "a", "m"), "four seconds more, and no second load"
+
+
 def test_a_model_is_evicted_only_when_nothing_runs_on_it() -> None:
     lanes = lanes_of(node("a", ("m", 1, True), ("n", 1, False), max_loaded=1))
     submit(lanes, "one", "m")
