@@ -8,7 +8,7 @@ from common.protocol import Channel, Message
 from common.telemetry import TraceContext
 from master.api.chat_stream import ChatStream
 from master.api.openai_shapes import Answered, ChatCompletion, new_id, whole
-from master.cluster.calls import Answer, AttemptFailure, Call, CallWatcher, SilentWatcher
+from master.cluster.calls import Answer, AttemptFailure, Call, CallWatcher, SilentWatcher, conversation_key
 from master.services import Services
 
 EXPECTED_TOKENS = 256  # of an answer, for placement, where the client allows as many
@@ -50,14 +50,16 @@ class _ToClient(SilentWatcher):
 def _call(asked: ChatCompletion, master: Services, trace: TraceContext, chat_id: str) -> Call:
     _check_model(asked, master)
     options = asked.options()
+    messages = tuple(
+        Message("system" if one.role == "developer" else one.role, one.text) for one in asked.messages
+    )
     return Call(
         call_id=f"chat/{chat_id}",
         model=asked.model,
-        messages=tuple(
-            Message("system" if one.role == "developer" else one.role, one.text) for one in asked.messages
-        ),
+        messages=messages,
         format=asked.format(),
         options=options,
+        conversation_key=conversation_key(messages),
         expected_tokens=min(EXPECTED_TOKENS, options.get("num_predict") or EXPECTED_TOKENS),
         traceparent=str(trace.child()),
     )

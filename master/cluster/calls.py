@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -14,6 +15,8 @@ from common.usage import CallLatency, TokenUsage
 @dataclass(frozen=True, slots=True)
 class Call:
     """What to generate. `prefix_key` names the shared opening of the prompt: equal keys like one node.
+    `conversation_key` names what the turns of a conversation share of it, all but the last message of each:
+    where nobody has read the prefix yet, a turn likes the node of the turn before.
 
     `keeps` are models that its session needs next, which are better not evicted for this call. `no_node_s`:
     how long it waits while no node has the model on this engine, in seconds; as the settings say when `None`.
@@ -30,6 +33,7 @@ class Call:
     call_class: CallClass = "interactive"
     session_id: str | None = None
     prefix_key: str | None = None
+    conversation_key: str | None = None
     expected_tokens: int = 256
     keeps: frozenset[str] = frozenset()
     traceparent: str | None = None
@@ -37,6 +41,16 @@ class Call:
     no_node_s: float | None = None
     avoid: frozenset[str] = frozenset()
     let_in: bool = False
+
+
+def conversation_key(messages: Iterable[Message]) -> str:
+    """Of the opening that every later turn of a conversation repeats: up to the first message of a user."""
+    opening = hashlib.sha256()
+    for message in messages:
+        opening.update(f"{message.role}:{message.content}\0".encode("utf-8", "replace"))
+        if message.role == "user":
+            break
+    return opening.hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,14 +50,30 @@ class Prefixes:
     def __init__(self) -> None:
         self._found: OrderedDict[tuple[str, ModelKey], tuple[str, float]] = OrderedDict()
 
-    def of(self, key: str | None, model: ModelKey) -> tuple[str, float] | None:
+    def of(self, call: LaneCall, model: ModelKey) -> tuple[str, float] | None:
+        """The node and the tokens of the call that it has read: of its prefix, else of the turn before."""
+        found = self._known(call.prefix_key, model)
+        if found is None and (turn := self._known(call.conversation_key, model)) is not None:
+            return turn[0], min(turn[1], call.opening_tokens)
+        return found
+
+    def remember(self, call: LaneCall, model: ModelKey, node: str) -> None:
+        """The shortest prompt under a prefix is the nearest to what all of them share; of a conversation it
+        is the last one, since each turn is longer than the one before.
+        """
+        if call.prefix_key:
+            known = self._known(call.prefix_key, model)
+            tokens = call.prompt_tokens if known is None else min(known[1], call.prompt_tokens)
+            self._keep(call.prefix_key, model, node, tokens)
+        if call.conversation_key:
+            self._keep(call.conversation_key, model, node, call.prompt_tokens)
+
+    def _known(self, key: str | None, model: ModelKey) -> tuple[str, float] | None:
         return None if key is None else self._found.get((key, model))
 
-    def remember(self, key: str, model: ModelKey, node: str, prompt_tokens: float) -> None:
-        """The shortest prompt under a key is the nearest to what all of them share."""
-        known = self._found.pop((key, model), None)
-        tokens = prompt_tokens if known is None else min(known[1], prompt_tokens)
+    def _keep(self, key: str, model: ModelKey, node: str, tokens: float) -> None:
         self._found[key, model] = (node, tokens)
+        self._found.move_to_end((key, model))
         if len(self._found) > _PREFIXES_KEPT:
             self._found.popitem(last=False)
 
@@ -77,7 +93,7 @@ class Chooser:
 
     def best(self, model: Model, call: LaneCall, now: float) -> Choice | None:
         """The place where the call would end first if it were sent there now."""
-        prefix = self.prefixes.of(call.prefix_key, model.key)
+        prefix = self.prefixes.of(call, model.key)
         shunned = self.shunned(model, call, now)
         count = LOOKED_AT + len(shunned)
         warm = model.warm[call.lane].first(count)

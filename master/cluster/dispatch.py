@@ -279,6 +279,7 @@ class Dispatcher:
         self, call: Call, watcher: CallWatcher, avoid: dict[str, float], *, again: bool = False
     ) -> _Waiter:
         now = time.monotonic()
+        lengths = [len(one.content) for one in call.messages]
         self.lanes.submit(
             LaneCall(
                 call.call_id,
@@ -287,7 +288,9 @@ class Dispatcher:
                 dict(avoid),
                 session_id=call.session_id,
                 prefix_key=call.prefix_key,
-                prompt_tokens=sum(len(one.content) for one in call.messages) / _CHARACTERS_PER_TOKEN,
+                conversation_key=call.conversation_key,
+                prompt_tokens=sum(lengths) / _CHARACTERS_PER_TOKEN,
+                opening_tokens=sum(lengths[:-1]) / _CHARACTERS_PER_TOKEN,
                 expected_tokens=call.expected_tokens,
                 deadline=now + self._limits.queue_s,
                 keeps=call.keeps,

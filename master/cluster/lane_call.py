@@ -16,6 +16,7 @@ class LaneCall:
 
     `avoid`: nodes by name, and until when it leaves each alone where another one has the model. `keeps` are
     models that its session needs next: they are not evicted for it where another can be.
+    `opening_tokens` are those that an earlier turn of its conversation may have left in an engine.
     `let_in`: it was promised a place, and waits however long the queue is.
     """
 
@@ -25,7 +26,9 @@ class LaneCall:
     avoid: Mapping[str, float] = field(default_factory=dict)
     session_id: str | None = None
     prefix_key: str | None = None
+    conversation_key: str | None = None
     prompt_tokens: float = 400.0
+    opening_tokens: float = 0.0
     expected_tokens: float = 256.0
     engine: EngineName = "main"
     deadline: float = float("inf")

@@ -138,10 +138,8 @@ class Lanes:
         if sample is not None and call.call_class == "background":
             model.background_ended_at = now
         self._give_back(model, call, running, now, sample, loads_on)
-        if sample is not None and call.prefix_key:
-            self._chooser.prefixes.remember(
-                call.prefix_key, model.key, running.place.node, call.prompt_tokens
-            )
+        if sample is not None:
+            self._chooser.prefixes.remember(call, model.key, running.place.node)
 
     def requeue(self, call_id: str, now: float, *, loads_on: bool = False) -> None:
         """A pre-empted call let go of its slot: it waits again where it had waited."""

@@ -49,7 +49,8 @@ class DueCall:
     """One model call that is due and has no running attempt.
 
     `expected_tokens` is a guess of the answer's length for placement, `prefix_key` names the text that this
-    call shares with the other stages (the same key on the same model: the engine can re-use it).
+    call shares with the other stages (the same key on the same model: the engine can re-use it), and
+    `conversation_key` what it shares with the calls of earlier turns.
     """
 
     run: int
@@ -64,6 +65,7 @@ class DueCall:
     purpose: Purpose
     expected_tokens: int
     prefix_key: str
+    conversation_key: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,5 +313,6 @@ def _written(
         purpose=purpose,
         expected_tokens=min(guess, int(options["num_predict"])),
         prefix_key=composed.prefix_key,
+        conversation_key=composed.conversation_key,
     )
     return Written(call, composed.trims)

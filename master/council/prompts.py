@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from common.protocol import Message
 from common.usage import StageName
+from master.cluster.calls import conversation_key
 from master.council.budget import (
     MESSAGE_OVERHEAD,
     PROMPT_OVERHEAD,
@@ -45,11 +46,15 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Composed:
-    """A prompt that fits: `tokens` by our estimate, and what was left out."""
+    """A prompt that fits: `tokens` by our estimate, and what was left out.
+
+    `prefix_key` names what the stages of one question share, `conversation_key` what its turns do.
+    """
 
     messages: tuple[Message, ...]
     tokens: int
     prefix_key: str
+    conversation_key: str
     trims: tuple[Trim, ...]
 
 
@@ -174,7 +179,11 @@ def compose(
     own = own_part([text for text, _ in cut[1:]], [text for text, _ in said])
     messages = (*_opening(turns), Message("user", _ask(asked, own)))
     return Composed(
-        messages, estimate_messages(messages, measure), _prefix_key(messages[:-1], asked), tuple(trims)
+        messages,
+        estimate_messages(messages, measure),
+        _prefix_key(messages[:-1], asked),
+        conversation_key([*_opening(turns), Message("user", question)]),
+        tuple(trims),
     )
 
 

@@ -182,6 +182,7 @@ class SessionRunner:
             think=due.think,
             session_id=self.id,
             prefix_key=due.prefix_key,
+            conversation_key=due.conversation_key,
             expected_tokens=due.expected_tokens,
             keeps=kept_models(due.stage, (seat.model for seat in plan.seats), plan.chairman),
             traceparent=str(self._trace.child()),

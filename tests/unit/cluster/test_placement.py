@@ -74,6 +74,39 @@ def test_the_node_that_holds_the_prefix_is_preferred() -> None:
         assert placed(lanes.decide(2.0)) == {"review": first}, busy
 
 
+def test_the_second_turn_goes_to_the_node_of_the_first_where_scores_are_equal() -> None:
+    for first, other in (("a", "b"), ("b", "a")):
+        lanes = lanes_of(node("a", ("m", 4, True)), node("b", ("m", 4, True)))
+        submit(lanes, "turn 1", conversation_key="c", prefix_key="q1", avoid={other: inf})
+        assert placed(lanes.decide(0.0)) == {"turn 1": first}
+        lanes.release("turn 1", 1.0, Sample(0, 0, 0.0, 0.0, 0.0))  # it shows nothing of speeds
+        submit(lanes, "turn 2", conversation_key="c", prefix_key="q2", opening_tokens=0.0)
+        assert placed(lanes.decide(1.0)) == {"turn 2": first}
+
+
+def test_a_long_conversation_makes_up_for_a_node_that_is_a_little_slower() -> None:
+    known = speeds(("a", "m", 1.0, 0.04), ("b", "m", 1.0, 0.05))
+    for opening, node_of in ((100.0, "a"), (3000.0, "b")):
+        lanes = lanes_of(node("a", ("m", 4, True)), node("b", ("m", 4, True)), known=known)
+        submit(lanes, "turn 1", conversation_key="c", prompt_tokens=opening, avoid={"a": inf})
+        lanes.decide(0.0)
+        lanes.release("turn 1", 1.0, Sample(0, 0, 0.0, 0.0, 0.0))
+        tokens = {"prompt_tokens": opening + 100, "opening_tokens": opening}
+        submit(lanes, "turn 2", "m", 1.0, conversation_key="c", **tokens)
+        assert placed(lanes.decide(1.0)) == {"turn 2": node_of}
+
+
+def test_what_the_stages_of_a_question_share_counts_before_the_turn_before() -> None:
+    lanes = lanes_of(node("a", ("m", 4, True)), node("b", ("m", 4, True)))
+    nothing = Sample(0, 0, 0.0, 0.0, 0.0)
+    for call_id, prefix, other in (("opinion", "q2", "a"), ("another's turn", "q1", "b")):
+        submit(lanes, call_id, conversation_key="c", prefix_key=prefix, avoid={other: inf})
+        lanes.decide(0.0)
+        lanes.release(call_id, 1.0, nothing)
+    submit(lanes, "review", conversation_key="c", prefix_key="q2")
+    assert placed(lanes.decide(1.0)) == {"review": "b"}
+
+
 def test_a_prefix_of_another_model_attracts_nothing() -> None:
     lanes = lanes_of(node("a", ("m", 4, True), ("n", 4, True)), node("b", ("m", 4, True), ("n", 4, True)))
     submit(lanes, "one", "m", prefix_key="p", avoid={"a": inf})

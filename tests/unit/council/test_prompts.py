@@ -46,6 +46,19 @@ def test_another_question_has_another_prefix_key(calls: list[DueCall]) -> None:
     assert other[0].prefix_key != calls[0].prefix_key
 
 
+def test_turns_of_a_conversation_share_a_key_and_their_stages_another(calls: list[DueCall]) -> None:
+    """As long as the next prompt repeats the opening: not where the first turn had to be left out."""
+    first = Table(plan_of(*THREE, question="Earlier?")).run().calls
+    keys = {call.conversation_key for call in [*first, *calls]}
+    assert len(keys) == 1
+    assert not {call.prefix_key for call in first} & {call.prefix_key for call in calls}
+    elsewhere = Table(plan_of(*THREE, question="Why is the sky blue?")).run().calls
+    assert elsewhere[0].conversation_key not in keys
+    long = (Turn("Earlier?", "Yes. " * 4000), Turn("And then?", "No."))
+    trimmed = Table(plan_of(*THREE, question="Why?", history=long)).run().calls
+    assert trimmed[0].conversation_key not in keys
+
+
 def test_every_stage_is_told_to_use_the_language_of_the_question(calls: list[DueCall]) -> None:
     assert all("language of the question" in last(call) for call in calls)
 
