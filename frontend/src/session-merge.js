@@ -89,7 +89,7 @@ function withRows(view, fetched) {
 function filled(call, fields) {
   const { answer, ...rest } = fields;
   return {
-    position: null, answer: "", thinking: "", deltas: 0, queued_at: null, started_at: null,
+    position: null, estimate_s: null, answer: "", thinking: "", deltas: 0, queued_at: null, started_at: null,
     first_token_at: null, last_token_at: null, restarts: [], token_usage: null, latency: null,
     error: null, node: null, model: null, ...call, state: "done", ...rest,
     ...(answer == null ? {} : { answer }),

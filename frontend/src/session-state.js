@@ -11,6 +11,7 @@ import { isEnded, mergeSession } from "./session-merge.js";
  * @typedef {object} Call
  * @property {import("./wire.js").CallState} state
  * @property {number | null} position
+ * @property {number | null} estimate_s seconds until it was expected to start, when the position was told
  * @property {string | null} node
  * @property {string | null} model
  * @property {string} answer
@@ -43,8 +44,8 @@ export const STAGES = ["opinions", "review", "synthesis"];
 
 /** @returns {Call} */
 const newCall = () => ({
-  state: "waiting", position: null, node: null, model: null, answer: "", thinking: "", deltas: 0,
-  queued_at: null, started_at: null, first_token_at: null, last_token_at: null, restarts: [],
+  state: "waiting", position: null, estimate_s: null, node: null, model: null, answer: "", thinking: "",
+  deltas: 0, queued_at: null, started_at: null, first_token_at: null, last_token_at: null, restarts: [],
   token_usage: null, latency: null, error: null,
 });
 
@@ -195,11 +196,11 @@ const CHANGES = {
     return { ...next, stages: { ...next.stages, [stage]: running } };
   },
   "call.queued": (view, event) => callChange(view, event, (call) => ({
-    ...fresh(call), state: "queued", position: event.position ?? null,
+    ...fresh(call), state: "queued", position: event.position ?? null, estimate_s: event.estimate_s ?? null,
     queued_at: fresh(call).queued_at ?? timeOf(event),
   })),
   "call.started": (view, event) => callChange(view, event, (call) => ({
-    ...fresh(call), state: "running", position: null, node: event.node ?? null,
+    ...fresh(call), state: "running", position: null, estimate_s: null, node: event.node ?? null,
     model: event.model ?? null, started_at: timeOf(event),
   })),
   "call.delta": (view, event) => callChange(view, event, (call) => {

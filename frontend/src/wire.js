@@ -144,6 +144,7 @@
  * @property {string} [agent_id]
  * @property {string} [reviewer]
  * @property {number} [position]
+ * @property {number} [estimate_s]
  * @property {string} [node]
  * @property {string} [model]
  * @property {"answer" | "thinking"} [channel]

@@ -177,8 +177,8 @@ class CallKeeper:
         self._attempts = 0
         self._open: CallKey | None = None
 
-    def queued(self, position: int) -> None:
-        del position
+    def queued(self, position: int, estimate_s: float | None = None) -> None:
+        del position, estimate_s
 
     async def attempt_started(self, node: str) -> None:
         self._attempts += 1

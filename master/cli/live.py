@@ -53,6 +53,8 @@ def render(watch: Watch, now: float, console: Console, *, trouble: str | None = 
 
 def _facts(call: CallView, watch: Watch, now: float) -> str:
     parts = [call.state if call.position is None else f"{call.state} (place {call.position})"]
+    if call.position is not None and call.wait_s is not None:
+        parts.append(f"starts in about {call.wait_s:.0f} s")
     if call.node:
         parts.append(call.node)
     elapsed = call.elapsed_s(now)

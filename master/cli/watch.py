@@ -36,6 +36,7 @@ class CallView:
     node: str | None = None
     state: CallState = "waiting"
     position: int | None = None
+    wait_s: float | None = None  # what the master expects, told with the position
     text: str = ""
     thinking: str = ""
     deltas: int = 0
@@ -144,6 +145,8 @@ class Watch:
     def _on_queued(self, event: dict[str, Any], _now: float) -> None:
         call = self._call(event)
         call.state, call.position = "queued", event.get("position")
+        guess = event.get("estimate_s")
+        call.wait_s = guess if isinstance(guess, int | float) else None
 
     def _on_started(self, event: dict[str, Any], now: float) -> None:
         call = self._call(event)

@@ -88,10 +88,11 @@ class CallWatcher(Protocol):
 
     `attempt_started` and `attempt_failed` are awaited, so that a service can commit its row before the
     request leaves and before the next attempt. `delta` is awaited with each read, and must wait for nobody:
-    the call holds its slot meanwhile.
+    the call holds its slot meanwhile. `estimate_s`: seconds until the call is expected to start, where there
+    is a guess.
     """
 
-    def queued(self, position: int) -> None: ...
+    def queued(self, position: int, estimate_s: float | None = None) -> None: ...
 
     async def attempt_started(self, node: str) -> None: ...
 
@@ -105,8 +106,8 @@ class CallWatcher(Protocol):
 class SilentWatcher:
     """For a caller that only wants the answer."""
 
-    def queued(self, position: int) -> None:
-        del position
+    def queued(self, position: int, estimate_s: float | None = None) -> None:
+        del position, estimate_s
 
     async def attempt_started(self, node: str) -> None:
         del node

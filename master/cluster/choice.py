@@ -215,19 +215,22 @@ class Chooser:
             model.claimed.append(engine)
 
     def wait_s(self, model: Model, ahead: int, now: float) -> float:
-        """Seconds until a call with so many before it would start."""
-        self.places.rank(model, now)
-        usable = [place for place in model.cold.first(LOOKED_AT)]
-        if len(model.warm["interactive"]) and not ahead:
-            return 0.0
-        first_s = math.inf
-        if len(model.warm["interactive"]):
-            first_s = 0.0
-        elif len(model.full):
-            first_s = min(place.next_free_s(now) for place in model.full.first(LOOKED_AT))
-        elif usable:
-            first_s = min(place.load_s(now) for place in usable)
-        rate = model.rate
-        if not rate and usable:
-            rate = sum(place.slots / max(place.work_s(TYPICAL_WORK, 0), 1e-6) for place in usable)
+        """Seconds until a call with so many before it would start; infinite where it cannot."""
+        first_s, rate = self.outlook(model, "interactive", now)
         return first_s + ahead / rate if rate else first_s
+
+    def outlook(self, model: Model, lane: CallClass, now: float) -> tuple[float, float]:
+        """Seconds until the first call that waits would start, and calls per second after that."""
+        self.places.rank(model, now)
+        cold = model.cold.first(LOOKED_AT)
+        # A slot that is kept for people counts as free: background waits for the end of a call beside it.
+        held = model.full.first(LOOKED_AT) + model.warm["interactive"].first(LOOKED_AT)
+        ends = [one.free_at(now) - now for place in held for one in place.running.values()]
+        if len(model.warm[lane]):
+            first_s = 0.0
+        elif ends:
+            first_s = max(min(ends), 0.0)
+        else:
+            first_s = min((place.load_s(now) for place in cold), default=math.inf)
+        rate = model.rate or sum(place.slots / max(place.work_s(TYPICAL_WORK, 0), 1e-6) for place in cold)
+        return first_s, rate

@@ -370,11 +370,16 @@ class Dispatcher:
                 waiter.slot.set_exception(self._no_node(waiter.call))
 
     def _tell(self, positions: dict[str, int]) -> None:
+        changed: dict[str, int] = {}
         for call_id, position in positions.items():
             waiter = self._waiters.get(call_id)
             if waiter is not None and waiter.position != position:
-                waiter.position = position
-                waiter.watcher.queued(position)
+                waiter.position = changed[call_id] = position
+        if not changed:
+            return
+        estimates = self.lanes.estimates(changed, time.monotonic())
+        for call_id, position in changed.items():
+            self._waiters[call_id].watcher.queued(position, estimates.get(call_id))
 
     def _elsewhere(self, call: Call, avoid: set[str]) -> bool:
         return any(node.name not in avoid for node in self._homes(call))

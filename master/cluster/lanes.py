@@ -17,12 +17,12 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from common.errors import QueueFullError
 from common.protocol import CallClass, EngineName
-from master.cluster import model_names, swaps
+from master.cluster import swaps
 from master.cluster.choice import Choice, Chooser, Claim, Prefixes
 from master.cluster.fair_queue import Ticket
 from master.cluster.lane_call import Assignment, Effect, Expired, LaneCall, Preempt
@@ -420,16 +420,26 @@ class Lanes:
                 found[call_id] = index
         return found
 
-    def estimate_s(
-        self, model_name: str, now: float, *, ahead: int | None = None, engine: EngineName = "main"
-    ) -> float:
-        """Seconds until a new call to the model would start, `ahead` calls being before it; infinite where
-        no usable node has the model.
+    def estimates(self, positions: Mapping[str, int], now: float) -> dict[str, float]:
+        """Seconds until waiting calls at these positions would start. Left out is whom nothing usable serves,
+        and who is next while a slot is free: it is held for a better place, for as long as that pays.
         """
-        model = self.places.models.get((engine, model_names.canonical(model_name)))
-        if model is None:
-            return float("inf")
-        return self._chooser.wait_s(model, model.waiting if ahead is None else ahead, now)
+        found: dict[str, float] = {}
+        outlooks: dict[tuple[ModelKey, CallClass], tuple[float, float]] = {}
+        for call_id, position in positions.items():
+            call = self._waiting.get(call_id)
+            if call is None:
+                continue
+            model = self.places.of(call.model, call.engine)
+            key = (model.key, call.lane)
+            if key not in outlooks:
+                outlooks[key] = self._chooser.outlook(model, call.lane, now)
+            first_s, rate = outlooks[key]
+            if position > 1:
+                first_s += (position - 1) / rate if rate else math.inf
+            if 0.0 < first_s < math.inf:
+                found[call_id] = round(first_s, 1)
+        return found
 
     def _retry_after_s(self, model: Model, now: float) -> float:
         estimate = self._chooser.wait_s(model, max(model.waiting // 10, 1), now)

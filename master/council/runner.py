@@ -286,12 +286,13 @@ class _SeatWatcher:
 
     # -- CallWatcher --------------------------------------------------------------------------------------
 
-    def queued(self, position: int) -> None:
+    def queued(self, position: int, estimate_s: float | None = None) -> None:
         if position == self._position:
             return
         self._position = position
         self._runner.session.note(self._due.stage, self._due.agent_id, "queued")
-        self._tell("call.queued", position=position)
+        guess = {} if estimate_s is None else {"estimate_s": estimate_s}
+        self._tell("call.queued", position=position, **guess)
 
     async def attempt_started(self, node: str) -> None:
         record = replace(self._runner._record(self._due, self._attempt, node=node), started_at=self._since)

@@ -6,7 +6,7 @@ import { html } from "../html.js";
 import { isEnded } from "../session-state.js";
 import { AnswerText, FollowingBox } from "./answer-text.js";
 import { Icon } from "./icons.js";
-import { CopyButton, Elapsed, SeatBadge, StatePill, errorText, seatNumber } from "./parts.js";
+import { CopyButton, Elapsed, SeatBadge, StatePill, errorText, queuePlace, seatNumber } from "./parts.js";
 
 /** @typedef {import("../session-state.js").SessionView} SessionView */
 /** @typedef {import("../session-state.js").Call} Call */
@@ -62,7 +62,7 @@ function Seat({ agent, view, retry, named }) {
       <${SeatBadge} agentId=${id} />
       <div class="seat-name"><strong>${named ? agent.model : `Seat ${seatNumber(id)}`}</strong>${named && agent.persona && html`<span class="tag">${agent.persona}</span>`}</div>
       ${rank && html`<span class="rank-tag number" title="Rank by the reviews">#${rank.rank}</span>`}
-      <${StatePill} state=${state} detail=${call?.state === "queued" && call.position ? `· ${call.position}` : ""} />
+      <${StatePill} state=${state} detail=${call?.state === "queued" ? queuePlace(call) : ""} />
     </header>
     ${call && html`<${SeatFigures} call=${named ? call : { ...call, node: null }} />`}
     ${(call?.restarts ?? []).map((restart, index) => html`<p class="note" key=${index}>Began anew on ${restart.to_node}${restart.from_node ? `, ${restart.from_node} was lost` : ""}${restart.reason ? `: ${restart.reason}` : ""}</p>`)}

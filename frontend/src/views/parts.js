@@ -2,7 +2,7 @@
 import { signal } from "@preact/signals";
 import { useEffect, useState } from "preact/hooks";
 import { archive, archiving } from "../archiving.js";
-import { count, duration } from "../format.js";
+import { count, duration, span } from "../format.js";
 import { html } from "../html.js";
 import { clockOffset } from "../session-store.js";
 import { Icon } from "./icons.js";
@@ -114,6 +114,13 @@ const STATE_WORDS = /** @type {Record<string, string>} */ ({
   waiting: "Waiting", queued: "Queued", running: "Running", done: "Done", failed: "Failed", abstained: "Abstained",
   completed: "Completed", cancelled: "Stopped", opinions: "Opinions", review: "Review", synthesis: "Synthesis",
 });
+
+/**
+ * Where a queued call stands, and in what time it is expected to start.
+ * @param {{position: number | null, estimate_s: number | null} | undefined} call
+ */
+export const queuePlace = (call) => (!call?.position ? ""
+  : `· ${call.position}${call.estimate_s == null ? "" : ` · in about ${span(Math.max(1, Math.round(call.estimate_s)))}`}`);
 
 /** @param {{state: string, detail?: string}} props */
 export const StatePill = ({ state, detail }) => html`

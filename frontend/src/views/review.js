@@ -4,7 +4,7 @@ import { decimal } from "../format.js";
 import { html } from "../html.js";
 import { isEnded } from "../session-state.js";
 import { Icon } from "./icons.js";
-import { Banner, Elapsed, SeatBadge, StatePill, errorText, seatName, seatNumber } from "./parts.js";
+import { Banner, Elapsed, SeatBadge, StatePill, errorText, queuePlace, seatName, seatNumber } from "./parts.js";
 
 /** @typedef {import("../session-state.js").SessionView} SessionView */
 /** @typedef {import("../wire.js").CouncilSession} CouncilSession */
@@ -78,7 +78,7 @@ function Reviewers({ view }) {
       ${call?.node && html`<span class="hint">${call.node}</span>`}
       ${state === "running" && html`<span class="hint"><${Elapsed} since=${call?.started_at ?? null} /></span>`}
       ${state === "failed" && call?.error && html`<span class="hint">${errorText(call.error)}</span>`}
-      <${StatePill} state=${state} detail=${state === "queued" && call?.position ? `· ${call.position}` : ""} /></li>`;
+      <${StatePill} state=${state} detail=${state === "queued" ? queuePlace(call) : ""} /></li>`;
   })}</ul>`;
 }
 

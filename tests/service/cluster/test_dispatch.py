@@ -33,6 +33,10 @@ class Watcher(SilentWatcher):
         self.writes = asyncio.Event()
         self.failures: list[tuple[AttemptFailure, bool]] = []
         self.nodes: list[str] = []
+        self.places: list[tuple[int, float | None]] = []
+
+    def queued(self, position: int, estimate_s: float | None = None) -> None:
+        self.places.append((position, estimate_s))
 
     async def attempt_started(self, node: str) -> None:
         self.nodes.append(node)
@@ -152,6 +156,23 @@ async def test_background_makes_room_also_while_another_model_makes_room_for_it(
         await within(2, group.create_task(dispatcher.run(call("chat"), Watcher())))
         await within(5, slow)
         assert job.codes == ["preempted"]
+
+
+async def test_only_who_waits_hears_its_place_and_for_how_long(tmp_path: Path) -> None:
+    model = StandInModel("m", token_ms=20, answer_tokens=40, resident=True)
+    async with one_node(tmp_path, model) as (_, dispatcher):
+        watchers = [Watcher() for _ in range(3)]
+        calls = [asyncio.create_task(dispatcher.run(call("c0"), watchers[0]))]
+        await asyncio.wait_for(watchers[0].writes.wait(), 5)
+        calls += [asyncio.create_task(dispatcher.run(call(f"c{n}"), watchers[n])) for n in (1, 2)]
+        for one in calls:
+            await within(10, one)
+        assert watchers[0].places == []
+        (position, first_s), (then, second_s) = watchers[1].places[0], watchers[2].places[0]
+        assert (position, then) == (1, 2)
+        assert first_s is not None
+        assert second_s is not None
+        assert 0 < first_s < second_s < 60
 
 
 async def test_a_job_that_is_pre_empted_again_and_again_still_ends(tmp_path: Path) -> None:

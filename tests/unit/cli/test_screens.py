@@ -39,6 +39,21 @@ def test_the_panels_never_outgrow_the_terminal(agents: int, width: int, height: 
     assert "agent_1" in out.getvalue()
 
 
+@pytest.mark.parametrize(
+    ("guess", "shown"), [({"estimate_s": 41.6}, "starts in about 42 s"), ({}, "place 2)")]
+)
+def test_a_seat_that_waits_says_its_place_and_when_it_starts(guess: dict[str, Any], shown: str) -> None:
+    seen = running(1)
+    where = {"stage": "opinions", "agent_id": "agent_1"}
+    seen.apply({"seq": seen.seq + 1, "type": "call.queued", **where, "position": 2, **guess}, 1.0)
+    out = io.StringIO()
+    console = Console(file=out, width=100, height=24, force_terminal=True, color_system=None)
+    console.print(render(seen, 2.0, console))
+    assert "queued (place 2)" in out.getvalue()
+    assert shown in out.getvalue()
+    assert ("starts in" in out.getvalue()) is bool(guess)
+
+
 def test_a_panel_shows_the_end_of_a_long_answer() -> None:
     out = io.StringIO()
     console = Console(file=out, width=80, height=24, force_terminal=True, color_system=None)

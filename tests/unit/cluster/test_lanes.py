@@ -248,6 +248,29 @@ def test_a_full_queue_refuses_with_a_time_to_come_back_that_grows_with_the_queue
     assert 1 <= retry_after(2) < retry_after(60) <= 120
 
 
+def test_who_waits_hears_when_it_is_expected_to_start_and_nobody_else_does() -> None:
+    known = speeds(("a", "m", 1.0, 0.01))  # 400 tokens read and 256 written take 2.96 s
+    lanes = lanes_of(node("a", ("m", 1, True)), known=known)
+    for number in range(4):
+        submit(lanes, f"c{number}")
+    lanes.decide(0.0)
+    assert "c0" not in lanes.positions()
+    told = lanes.estimates(lanes.positions(), 1.0)
+    assert told["c1"] == pytest.approx(1.96, abs=0.1)
+    assert told["c2"] - told["c1"] == pytest.approx(told["c3"] - told["c2"], abs=0.11)
+    assert 2.0 < told["c3"] - told["c2"] < 5.0
+    submit(lanes, "nobody has it", "n")
+    assert lanes.estimates({"nobody has it": 1, "gone": 1}, 1.0) == {}
+
+
+def test_background_that_leaves_the_kept_slot_alone_hears_when_its_own_is_free() -> None:
+    lanes = lanes_of(node("a", ("m", 2, True)), known=speeds(("a", "m", 1.0, 0.01)))
+    background(lanes, "runs")
+    background(lanes, "waits")
+    lanes.decide(0.0)
+    assert lanes.estimates(lanes.positions(), 1.0)["waits"] == pytest.approx(1.96, abs=0.1)
+
+
 def test_background_fills_half_of_the_queue_at_most() -> None:
     lanes = lanes_of(max_waiting=4)
     background(lanes, "b1")
