@@ -44,6 +44,11 @@ class Limits:
     no_node_s: float = 15.0
     frozen_s: float = FROZEN_AFTER_S
 
+    @property
+    def total_s(self) -> float:
+        """All that one attempt may take: after as long a call that failed is not tried again."""
+        return self.queue_s + self.load_s + self.generation_s
+
     @classmethod
     def of(cls, settings: MasterSettings) -> Limits:
         return cls(

@@ -2,7 +2,8 @@
 
 A call that fails at its node before its first token is tried on other nodes, at most `MAX_MOVES` times; after
 the first token it is started anew once. A node that is stopping hands its call back, and a background call
-makes room for interactive work: neither counts, and the latter keeps its place in the queue.
+makes room for interactive work: neither counts, and the latter keeps its place in the queue. Whatever the
+counts say, no attempt begins once a call has taken what one may take for queue, load and generation together.
 """
 
 from __future__ import annotations
@@ -127,8 +128,8 @@ class Dispatcher:
 
     async def _run(self, call: Call, watcher: CallWatcher) -> Answer:
         avoid = dict.fromkeys(call.avoid, math.inf)
-        tries = _Tries()
-        waiter = self._enqueue(call, watcher, avoid)
+        tries, last_start = _Tries(), time.monotonic() + self._limits.total_s
+        waiter = self._enqueue(call, watcher, avoid, last_start)
         try:
             while True:
                 assignment = await waiter.slot
@@ -146,6 +147,7 @@ class Dispatcher:
                     self._free(call.call_id, failed=True)
                     elsewhere = self._elsewhere(call, {*avoid, attempt.node})
                     again = tries.again(error, attempt, elsewhere=elsewhere)
+                    again = again and time.monotonic() < last_start
                     calls(call.model, error.code).inc()
                     _log.info(
                         "attempt failed", node=attempt.node, model=call.model, code=error.code, again=again
@@ -156,7 +158,7 @@ class Dispatcher:
                     avoid[attempt.node] = max(avoid.get(attempt.node, 0.0), time.monotonic() + AVOID_S)
                 if not elsewhere:
                     await asyncio.sleep(tries.pause_s())
-                waiter = self._enqueue(call, watcher, avoid, again=True)
+                waiter = self._enqueue(call, watcher, avoid, last_start, again=True)
         finally:
             self._waiters.pop(call.call_id, None)
             self.lanes.withdraw(call.call_id)
@@ -268,15 +270,22 @@ class Dispatcher:
     def _expire(self, call_id: str) -> None:
         waiter = self._waiters.get(call_id)
         if waiter is not None and not waiter.slot.done():
+            waited_s = time.monotonic() - waiter.since
             waiter.slot.set_exception(
                 errors.QueueTimeoutError(
-                    f"no slot for {waiter.call.model} became free in {self._limits.queue_s:g} s",
+                    f"no slot for {waiter.call.model} became free in {waited_s:.0f} s",
                     model=waiter.call.model,
                 )
             )
 
     def _enqueue(
-        self, call: Call, watcher: CallWatcher, avoid: dict[str, float], *, again: bool = False
+        self,
+        call: Call,
+        watcher: CallWatcher,
+        avoid: dict[str, float],
+        last_start: float,
+        *,
+        again: bool = False,
     ) -> _Waiter:
         now = time.monotonic()
         lengths = [len(one.content) for one in call.messages]
@@ -292,7 +301,7 @@ class Dispatcher:
                 prompt_tokens=sum(lengths) / _CHARACTERS_PER_TOKEN,
                 opening_tokens=sum(lengths[:-1]) / _CHARACTERS_PER_TOKEN,
                 expected_tokens=call.expected_tokens,
-                deadline=now + self._limits.queue_s,
+                deadline=min(now + self._limits.queue_s, last_start),
                 keeps=call.keeps,
                 engine=call.engine,
                 let_in=call.let_in or again,
@@ -363,9 +372,10 @@ class Dispatcher:
             patience_s = self._limits.no_node_s if call.no_node_s is None else call.no_node_s
             if homes[key]:
                 waiter.homeless_since = None
-            elif waiter.homeless_since is None:
+                continue
+            if waiter.homeless_since is None:
                 waiter.homeless_since = max(waiter.since, now - self._tick_s)  # since the look before
-            elif now - waiter.homeless_since >= patience_s:
+            if now - waiter.homeless_since >= patience_s:
                 self.lanes.withdraw(waiter.call.call_id)
                 waiter.slot.set_exception(self._no_node(waiter.call))
 
@@ -433,7 +443,7 @@ class Dispatcher:
             think=call.think,
             call_class=call.call_class,
             engine=assignment.engine,
-            deadline_ms=round((limits.queue_s + limits.load_s + limits.generation_s) * 1000),
+            deadline_ms=round(limits.total_s * 1000),
             request_id=call.call_id,
             traceparent=call.traceparent,
             yields=call.call_class == "background",

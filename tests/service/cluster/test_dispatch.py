@@ -58,9 +58,9 @@ def call(call_id: str, model: str = "m", call_class: CallClass = "interactive") 
 
 
 @asynccontextmanager
-async def dispatching(**nodes: str) -> AsyncIterator[Dispatcher]:
+async def dispatching(limits: Limits = LIMITS, **nodes: str) -> AsyncIterator[Dispatcher]:
     registry = Registry(heartbeat_s=0.2, connect_timeout_s=5.0)
-    dispatcher = Dispatcher(registry, LIMITS, max_waiting=100)
+    dispatcher = Dispatcher(registry, limits, max_waiting=100)
     try:
         for name, url in nodes.items():
             registry.add(url, name=name)
@@ -72,7 +72,7 @@ async def dispatching(**nodes: str) -> AsyncIterator[Dispatcher]:
 
 @asynccontextmanager
 async def one_node(
-    folder: Path, *models: StandInModel, slots: int = 1, **env: str
+    folder: Path, *models: StandInModel, slots: int = 1, limits: Limits = LIMITS, **env: str
 ) -> AsyncIterator[tuple[StandInOllama, Dispatcher]]:
     async with (
         StandInOllama(models, slots=slots) as standin,
@@ -82,7 +82,7 @@ async def one_node(
             ollama=standin.base_url,
             env={"OLLAMA_NUM_PARALLEL": str(slots), **env},
         ) as node,
-        dispatching(pc2=node.url) as dispatcher,
+        dispatching(limits, pc2=node.url) as dispatcher,
     ):
         yield standin, dispatcher
 
@@ -482,6 +482,19 @@ async def test_a_load_goes_on_when_its_caller_hangs_up(tmp_path: Path) -> None:
         assert engine.loading is not None
         await until(dispatcher.registry, lambda: engine.loading is None)
         assert [one.removesuffix(":latest") for one in engine.resident] == ["m"]
+
+
+async def test_no_attempt_begins_once_a_call_has_had_the_time_of_a_whole_one(tmp_path: Path) -> None:
+    """Four loads that each take too long would take four times as long."""
+    limits = Limits(0.2, 1.5, 30.0, 10.0, 0.2, no_node_s=5.0)
+    model = StandInModel("m", token_ms=1, answer_tokens=4, load_ms=60_000)
+    async with one_node(tmp_path, model, limits=limits) as (_, dispatcher):
+        watcher = Watcher()
+        with pytest.raises(CouncilError) as failed:
+            await within(20, asyncio.create_task(dispatcher.run(call("one"), watcher)))
+        assert failed.value.code == "load_timeout"
+        assert watcher.nodes == ["pc2"]
+        assert [will_restart for _, will_restart in watcher.failures] == [False]
 
 
 async def test_what_calls_show_is_learned(tmp_path: Path) -> None:
