@@ -150,6 +150,7 @@ class Lanes:
         model = self.places.of(call.model, call.engine)
         self._give_back(model, call, running, now, None, loads_on)
         call.held_since = None
+        call.deadline += now - running.since  # in which it did not wait
         assert call.ticket is not None
         model.queues[call.lane].put_back(call.ticket)
         if call.deadline < float("inf"):

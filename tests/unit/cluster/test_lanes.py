@@ -224,6 +224,18 @@ def test_a_call_past_its_deadline_is_told_so_and_forgotten() -> None:
     assert lanes.waiting == 0
 
 
+def test_the_time_in_which_a_pre_empted_call_ran_was_no_waiting() -> None:
+    lanes = lanes_of(node("a", ("m", 1, True)))
+    background(lanes, "job", deadline=100.0)
+    lanes.decide(0.0)
+    submit(lanes, "chat", now=150.0)
+    assert lanes.decide(150.0) == [Preempt("job")]
+    lanes.requeue("job", 150.0)
+    assert placed(lanes.decide(150.0)) == {"chat": "a"}
+    assert lanes.decide(249.0) == []
+    assert lanes.decide(250.0) == [Expired("job")]
+
+
 def test_positions_count_those_who_wait_for_the_same_model() -> None:
     lanes = lanes_of()
     for call_id, model in (("a", "m"), ("b", "n"), ("c", "M:latest")):
