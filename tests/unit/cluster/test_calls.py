@@ -6,16 +6,17 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from common.telemetry import TraceContext
-from master.api.openai import ChatCompletion, _call
+from master.api.chat_with_model import _call
+from master.api.openai_shapes import ChatCompletion
 from master.services import Services
 
-SERVICES = cast(Services, SimpleNamespace(registry=SimpleNamespace(nodes_with=lambda *_, **__: ["pc2"])))
+SERVICES = cast(Services, SimpleNamespace(registry=SimpleNamespace(has=lambda *_, **__: True)))
 
 
 def key_of(*messages: tuple[str, str], **more: Any) -> str | None:
     said = [{"role": role, "content": content} for role, content in messages]
     body = ChatCompletion.model_validate({"model": "m", "messages": said, **more})
-    return _call(body, SERVICES, TraceContext.new()).conversation_key
+    return _call(body, SERVICES, TraceContext.new(), "1").conversation_key
 
 
 def test_the_turns_of_a_chat_share_a_key() -> None:
