@@ -34,32 +34,37 @@ Tell = Callable[[dict[str, Any]], None]
 
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
-    """One file as the hub has it now. `etag` is its SHA-256 for every large file."""
+    """One file as the hub has it now, and the checksum that it must have: the catalogue's or the hub's."""
 
     file: str
     url: str
-    etag: str
+    sha256: str
     size: int
 
     @property
     def local_name(self) -> str:
         return self.file.rpartition("/")[2]
 
-    @property
-    def sha256(self) -> str | None:
-        return self.etag if _SHA256.fullmatch(self.etag) else None
-
 
 def ask(source: GgufSource, file: str) -> RemoteFile:
-    """What the hub has under that name now. Raises `DownloadFailedError`, or what the library raises."""
+    """What the hub has under that name now; its ETag is the SHA-256 of every large file.
+
+    Raises `DownloadFailedError`, also where nothing says what the file must be, or what the library raises.
+    """
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
     found = get_hf_file_metadata(hf_hub_url(source.repository, file))
-    if found.etag is None or found.size is None:
+    if found.size is None:
+        raise DownloadFailedError(f"{endpoint()} does not tell the size of {file}", model=source.name)
+    told = found.etag if found.etag and _SHA256.fullmatch(found.etag) else None
+    sha256 = source.sha256 or told
+    if sha256 is None:
         raise DownloadFailedError(
-            f"{endpoint()} tells neither size nor checksum of {file}", model=source.name
+            f"{endpoint()} states no SHA-256 of {file}, so what would come cannot be verified and is not "
+            "fetched; a file that you trust can be copied into the models folder by hand",
+            model=source.name,
         )
-    if source.sha256 is not None and _SHA256.fullmatch(found.etag) and found.etag != source.sha256:
+    if told not in (None, sha256):
         raise DownloadFailedError(
             f"{source.repository} holds another {file} than the one of the catalogue; to take it all "
             f"the same: hf:{source.repository}/{file}",
@@ -67,7 +72,7 @@ def ask(source: GgufSource, file: str) -> RemoteFile:
         )
     # The same version for every part and every later attempt.
     return RemoteFile(
-        file, hf_hub_url(source.repository, file, revision=found.commit_hash), found.etag, found.size
+        file, hf_hub_url(source.repository, file, revision=found.commit_hash), sha256, found.size
     )
 
 

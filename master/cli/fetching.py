@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
-from typing import Any
+from typing import Any, Final
 
 import typer
 
-from common.errors import from_problem
+from common.errors import DownloadFailedError, from_problem
 from master.cli.failure import CommandFailedError, describe_error, from_council_error
 
 PULL_PATH = "/api/council/models/pull"
 LOCAL = "here"
+_KEPT_LINES: Final = 3  # of what a download that failed said on its standard error
 
 
 def fetch(
@@ -46,7 +48,10 @@ async def _fetch(
 
 
 async def _fetch_here(model: str) -> AsyncGenerator[str, None]:
-    """Run the node's own program for it; what came is kept when this command is stopped."""
+    """Run the node's own program for it; what came is kept when this command is stopped.
+
+    The last line tells success or an error, also where the program broke without a word.
+    """
     from common.node_settings import NodeSettings
     from master.cli.programs import program_command, program_environment
 
@@ -55,34 +60,65 @@ async def _fetch_here(model: str) -> AsyncGenerator[str, None]:
         *program_command("worker_node.hub_download", "--folder", str(folder), "--", model),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
         env=program_environment(),
     )
     assert process.stdout is not None
+    assert process.stderr is not None
+    said = asyncio.create_task(_last_lines(process.stderr))
+    ended = False
     try:
         while line := await process.stdout.readline():
-            yield line.decode("utf-8", "replace")
-        if await process.wait() not in (0, 1):  # 1 was told in the last line
-            raise CommandFailedError(f"the download ended with exit code {process.returncode}")
+            ended = _is_end(_told(line))
+            yield line.decode()
+        if not ended:
+            code, why = await process.wait(), await said
+            broke = DownloadFailedError(f"the download ended with exit code {code}: {why}")
+            yield json.dumps({"error": broke.to_problem()})
     finally:
         if process.returncode is None:
             process.kill()
         await process.wait()
+        await said
+
+
+async def _last_lines(stream: asyncio.StreamReader) -> str:
+    kept: deque[str] = deque(maxlen=_KEPT_LINES)
+    while line := await stream.readline():
+        kept.append(line.decode("utf-8", "replace").strip())
+    return " ".join(kept)
+
+
+def _told(line: str | bytes) -> dict[str, Any]:
+    try:
+        told: dict[str, Any] = json.loads(line)
+    except ValueError as error:
+        raise CommandFailedError("progress came that is not JSON") from error
+    return told
+
+
+def _is_end(told: dict[str, Any]) -> bool:
+    """Whether it is the last that is said of a fetch: success, or why not."""
+    return told.get("status") == "success" or bool(told.get("error"))
 
 
 async def _follow(lines: AsyncIterator[str], progress: _Progress) -> dict[str, dict[str, Any]]:
     last: dict[str, dict[str, Any]] = {}
-    async for line in lines:
-        try:
-            told = json.loads(line)
-        except ValueError as error:
-            progress.end()
-            raise CommandFailedError("the master sent progress that is not JSON") from error
-        worker = str(told.pop("worker", LOCAL))
-        # The licence is told once, at the beginning.
-        licence = told.get("licence") or last.get(worker, {}).get("licence")
-        last[worker] = {**told, "licence": licence} if licence else told
-        progress.show(worker, told)
-    progress.end()
+    try:
+        async for line in lines:
+            told = _told(line)
+            worker = str(told.pop("worker", LOCAL))
+            # The licence is told once, at the beginning.
+            licence = told.get("licence") or last.get(worker, {}).get("licence")
+            last[worker] = {**told, "licence": licence} if licence else told
+            progress.show(worker, told)
+    finally:
+        progress.end()
+    if not last:
+        raise CommandFailedError("nothing was told of the fetch; `council models list` shows what is there")
+    for told in last.values():
+        if not _is_end(told):
+            told["error"] = "its progress ended before the model was there"
     failed = {worker: told["error"] for worker, told in last.items() if told.get("error")}
     if len(last) == 1 and failed:
         (problem,) = failed.values()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 
 from tests.hub import FakeHub, serving
 from tests.random_weights import write_noise
-from tests.service.cli.command import Council
+from tests.service.cli.command import ROOT, Council
 from tests.service.cli.fake_master import FakeMaster
 
 PLACE = "owner/tiny-GGUF/tiny.gguf"
@@ -44,6 +45,40 @@ def test_offline_one_line_says_where_to_put_a_file(council: Council) -> None:
     assert "no connection to http://127.0.0.1:9" in failed.err
     assert str(council.home / "data" / "models") in failed.err
     assert "Traceback" not in failed.err
+
+
+def test_a_download_that_breaks_without_a_word_is_no_success(council: Council, hub: FakeHub) -> None:
+    broken = council.home / "site"
+    broken.mkdir()
+    (broken / "huggingface_hub.py").write_text("raise RuntimeError('half an installation')\n")
+    failed = council.run(
+        "models", "get", f"hf:{PLACE}", HF_ENDPOINT=hub.url, PYTHONPATH=f"{broken}{os.pathsep}{ROOT}", **ALONE
+    )
+    assert failed.code == 1
+    assert failed.out == ""
+    assert "exit code 1" in failed.err
+    assert "RuntimeError: half an installation" in failed.err
+
+
+def test_a_hub_that_states_no_checksum_is_refused_before_the_first_byte(
+    council: Council, hub: FakeHub
+) -> None:
+    hub.told_sha256 = "5f3c-of-a-mirror"
+    failed = council.run("models", "get", f"hf:{PLACE}", HF_ENDPOINT=hub.url, **ALONE)
+    assert failed.code == 1
+    assert f"{hub.url} states no SHA-256 of tiny.gguf" in failed.err
+    assert hub.ranges() == []
+    assert not (council.home / "data" / "models" / "tiny.gguf").exists()
+
+
+@pytest.mark.parametrize("lines", [[], [{"worker": "pc1", "status": "pulling", "completed": 1, "total": 2}]])
+def test_progress_that_ends_before_success_fails_the_command(
+    council: Council, master: FakeMaster, lines: list[dict[str, Any]]
+) -> None:
+    master.pull_lines = lines
+    failed = council.run("models", "get", "tinyllama", "--url", master.url)
+    assert failed.code == 1
+    assert failed.out == ""
 
 
 def test_an_unknown_name_lists_the_known_ones(council: Council) -> None:

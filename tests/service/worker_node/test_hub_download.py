@@ -234,6 +234,16 @@ async def test_a_hub_with_another_file_than_the_catalogue_is_not_believed(
     assert hub.ranges() == []
 
 
+async def test_what_a_mirror_without_checksums_sends_is_held_to_that_of_the_catalogue(
+    hub: FakeHub, tmp_path: Path, gguf_bytes: bytes
+) -> None:
+    hub.files["bartowski/Qwen2.5-0.5B-Instruct-GGUF/Qwen2.5-0.5B-Instruct-Q4_K_M.gguf"] = gguf_bytes
+    hub.told_sha256 = "5f3c-of-a-mirror"
+    assert "wrong checksum" in (await failure("qwen2.5:0.5b", tmp_path)).detail
+    assert hub.ranges() == [None]
+    assert left_over(tmp_path) == []
+
+
 async def test_a_file_that_is_there_is_not_fetched_again_and_a_strange_one_is_kept(
     hub: FakeHub, tmp_path: Path, gguf_bytes: bytes
 ) -> None:
