@@ -1,7 +1,8 @@
 """Finding each other on the LAN by mDNS. Finding is not trusting: anybody can announce anything.
 
 What is found is shown to people, and tried with a token whose fingerprint decides. A program that serves its
-own machine only never announces itself and never looks. Imported late: zeroconf takes memory.
+own machine only never announces itself; a node that no master knows looks once. Imported late: zeroconf takes
+memory.
 """
 
 from __future__ import annotations

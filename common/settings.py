@@ -42,8 +42,8 @@ class ProgramSettings(BaseSettings):
     data_dir: Path = Field(default_factory=default_data_dir, description="Folder of everything that is kept.")
     discovery: bool = Field(
         True,
-        description="Tell the LAN by mDNS that this program is here, when it serves other machines. Finding "
-        "is not trusting.",
+        description="Tell the LAN by mDNS that this program is here, when it serves other machines; a node "
+        "of no cluster says which masters it finds. Finding is not trusting.",
     )
     insecure_lan: bool = Field(
         False, description="Serve other machines without a key. Only on a LAN that you trust entirely."

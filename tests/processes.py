@@ -156,20 +156,22 @@ async def start(
 ) -> Program:
     """What `python -m module` starts, once it has told its address. Raises with its log when it ends instead.
 
-    Forked where that can be done, for that is quicker.
+    Forked where that can be done, for that is quicker. It says and looks for nothing on the LAN unless
+    `env` asks for it.
     """
+    settings = {"COUNCIL_DISCOVERY": "false", **(env or {})}
     await asyncio.to_thread(data_dir.mkdir, parents=True, exist_ok=True)
     log = data_dir.parent / f"{data_dir.name}-{module}.log"
     flags = ("--data-dir", str(data_dir), "--exit-with-parent", *arguments)
     process: asyncio.subprocess.Process | ForkedProcess
     with log.open("ab") as stderr:
         if zygote.AVAILABLE:
-            process = await ForkedProcess.start(module, flags, env=clean_environment(env), stderr=stderr)
+            process = await ForkedProcess.start(module, flags, env=clean_environment(settings), stderr=stderr)
         else:
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", module, *flags),
                 cwd=ROOT,
-                env=clean_environment(env),
+                env=clean_environment(settings),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=stderr,

@@ -179,7 +179,7 @@ def _beside(
     tls: ssl.SSLContext | None,
 ) -> list[Callable[[], Coroutine[object, object, None]]]:
     """What a node does besides serving: it says that it is there; a member tells its master where it is, a
-    stranger says how it is added.
+    stranger says how it is added, and which masters are on the LAN.
     """
     from common.security import is_loopback
     from worker_node.standing import default_name
@@ -194,6 +194,10 @@ def _beside(
             partial(stay_announced, role="node", name=name, host=settings.host, port=port, fingerprint=own)
         )
     if member is None:
+        if settings.discovery and settings.join is None and is_loopback(settings.host):
+            from worker_node.standing import tell_masters
+
+            beside.append(partial(tell_masters, alone=True))
         return beside
     if member.master is not None:
         from worker_node.joining import stay_known

@@ -109,12 +109,22 @@ async def _found_master(settings: NodeSettings) -> str:
     raise SettingsError(f"{what}: {told}")
 
 
-async def tell_masters() -> None:
-    """Say once which masters are on this LAN, and what to type to join one."""
+async def tell_masters(*, alone: bool = False) -> None:
+    """Say once which masters are on this LAN, and what to type to join one.
+
+    A node that is `alone`, on loopback and of no cluster, hears it as well when there is none.
+    """
     from common.discovery import look
 
-    for one in await look("master"):
+    found = await look("master")
+    for one in found:
         sys.stderr.write(f"Found {_how_to_join(one)}\n")
+    if alone and not found:
+        sys.stderr.write(
+            "This node serves this PC alone, and no master was found on the LAN. One that serves other PCs "
+            "is started with `council up --host 0.0.0.0`; `council worker token` there prints what to type "
+            "here.\n"
+        )
     sys.stderr.flush()
 
 

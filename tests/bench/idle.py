@@ -15,6 +15,7 @@ from tests.bench.rig import resident_mb
 from tests.standin.process import StandInProcess
 
 IDLE_S = 5.0
+LOOKING = {"COUNCIL_DISCOVERY": "true"}  # as a node does by itself
 
 
 async def run(scale: Scale) -> list[Figure]:
@@ -26,7 +27,7 @@ async def run(scale: Scale) -> list[Figure]:
         for number in range(scale.starts):
             rests = number == 0
             master = processes.master(folder / f"master{number}")
-            node = processes.node(folder / f"node{number}", name="pc2", ollama=engine.base_url)
+            node = processes.node(folder / f"node{number}", name="pc2", ollama=engine.base_url, env=LOOKING)
             for name, program in (("master", master), ("node", node)):
                 began = time.perf_counter()
                 async with program as running:

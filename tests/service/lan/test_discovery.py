@@ -90,6 +90,29 @@ async def test_an_impostor_that_announces_the_masters_fingerprint_gets_no_token(
             assert answer.status_code == 201
 
 
+async def test_a_node_of_no_cluster_says_which_master_it_found_and_joins_none(tmp_path: Path) -> None:
+    async with lan_master(tmp_path / "m", "--name", "pc one", env=LOUD) as master:
+        seen = await until_found("master", int(master.url.rsplit(":", 1)[-1]))
+        told = (
+            f"Found master pc one at {seen.url}: type `council worker token` there, and here `council node "
+        )
+        async with (
+            lan_node(tmp_path / "quiet", name="quiet") as quiet,
+            lan_node(tmp_path / "none", "--join", "none", name="none", env=LOUD) as none,
+            lan_node(tmp_path / "lan", "--host", "0.0.0.0", name="lan", env=LOUD) as lan,
+            lan_node(tmp_path / "bare", name="bare", env=LOUD) as bare,
+        ):
+            # Ready before it looked: the start waits for nobody.
+            assert told not in bare.log.read_text()
+            async with asyncio.timeout(20):
+                for one in (bare, lan):
+                    while told not in one.log.read_text():  # noqa: ASYNC110  # a log is no event of ours
+                        await asyncio.sleep(0.05)
+            assert not any(told in one.log.read_text() for one in (quiet, none))  # they began before
+            assert await master.workers() == {}
+            assert not (tmp_path / "bare" / "node.json").exists()
+
+
 async def test_a_stranger_node_is_a_candidate_and_says_how_it_is_added(tmp_path: Path) -> None:
     async with (
         lan_master(tmp_path / "m", env=LOUD) as master,

@@ -89,7 +89,7 @@ class NodeProcess:
             if not key.startswith(("COUNCIL_", "OLLAMA_", "BG_"))
         }
         arguments = ("--port", "0", "--data-dir", str(tmp_path), *flags)
-        env = {**clean, **environment}
+        env = {**clean, "COUNCIL_DISCOVERY": "false", **environment}
         if forked and zygote.AVAILABLE:
             self.process = zygote.Running("worker_node", arguments, env=env, cwd=ROOT)
             return
