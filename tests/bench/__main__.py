@@ -34,7 +34,7 @@ from tests.bench import (
     scheduling,
     sockets,
 )
-from tests.bench.figures import Figure, Scale, table
+from tests.bench.figures import Figure, Scale, tables
 
 BENCHES: dict[str, Callable[[Scale], Coroutine[Any, Any, list[Figure]]]] = {
     "council": council.run,
@@ -76,7 +76,7 @@ def main() -> int:
             traceback.print_exc()
             failed.append(name)
     machine = _machine()
-    shown = f"{_in_words(machine)}\n\n{table(one for made in found.values() for one in made)}\n"
+    shown = f"{_in_words(machine)}\n\n{tables(one for made in found.values() for one in made)}\n"
     sys.stdout.write(f"\n{shown}\n")
     _say(f"{time.monotonic() - began:.0f} s" + (f"; could not run: {', '.join(failed)}" if failed else ""))
     if flags.markdown is not None:

@@ -1,82 +1,129 @@
-"""Simulated clusters of 1 to 1,000 unequal nodes: how much longer than the bound all councils take.
+"""Simulated clusters of 1 to 1,000 unequal nodes: councils that are all asked at once, by every policy.
 
-The bound knows no queue, no second load and no stage that waits; nobody can reach it. Beside ours stand least
-connections with a slot limit where that is quick enough to simulate.
+Alone, and beside background jobs that were there before. The bound knows no queue, no second load and no
+stage that waits; nobody can reach it.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Sequence
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 
-from tests.bench.figures import Figure, Scale
+from common.protocol import CallClass
+from tests.bench.figures import Figure, Scale, percentile
 from tests.simulation import optimum, workload
-from tests.simulation.physics import Cluster, NodeSpec, SimCall, Trouble
-from tests.simulation.policies import LeastConnections, Ours
-from tests.simulation.simulator import Simulation
+from tests.simulation.physics import Cluster, NodeSpec, Trouble
+from tests.simulation.policies import POLICIES, Ours, PolicyClass
+from tests.simulation.simulator import Report, Simulation
 
 COUNCILS_PER_NODE = 2
-JOBS_PER_NODE = 5
-_PEER_UP_TO = 30
-
-Arrivals = list[tuple[float, SimCall]]
+JOBS_PER_COUNCIL = 2.5
 
 
 async def run(scale: Scale) -> list[Figure]:
     figures: list[Figure] = []
     for nodes in scale.clusters:
-        figures += [_calm(nodes), _troubled(nodes), _flooded(nodes)] if nodes > 1 else [_calm(nodes)]
+        councils = min(max(COUNCILS_PER_NODE * nodes, 6), scale.cluster_councils)
+        figures += _of_case(Case(nodes, councils))
     return figures
 
 
-def _calm(nodes: int) -> Figure:
-    ours, bound = _run(Ours, nodes)
-    peer = _run(LeastConnections, nodes)[0] / bound if nodes <= _PEER_UP_TO else None
-    return Figure(
-        f"{_what(nodes)}, over the bound", ours / bound, "x", LeastConnections.name if peer else "", peer
-    )
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A cluster and its traffic: the same whenever it is asked for."""
+
+    nodes: int
+    councils: int
+    specs: list[NodeSpec] = field(init=False)
+
+    def __post_init__(self) -> None:
+        specs = workload.mixed_cluster(random.Random(self.nodes), self.nodes)
+        object.__setattr__(self, "specs", specs)
+
+    @property
+    def jobs(self) -> int:
+        return round(JOBS_PER_COUNCIL * self.councils)
+
+    def run(self, policy_of: PolicyClass, *, jobs: int = 0, troubles: Iterable[Trouble] = ()) -> Outcome:
+        traffic = workload.councils(random.Random(self.nodes + 1), self.councils)
+        flood = workload.flood(random.Random(self.nodes), jobs, models=tuple(workload.MODELS))
+        report = Simulation(
+            Cluster(self.specs),
+            policy_of(self.specs),
+            arrivals=[*flood, *traffic.arrivals],
+            more=traffic.more,
+            troubles=troubles,
+        ).run()
+        bound = optimum.cluster_bound_s(self.specs, [one.stages for one in traffic.councils.values()])
+        return Outcome(report, bound)
 
 
-def _troubled(nodes: int) -> Figure:
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    report: Report
+    bound_s: float
+
+    @property
+    def took_s(self) -> float:
+        """Until every council has ended."""
+        return max(call.ended or 0.0 for call in self.report.calls if call.call_class == "interactive")
+
+    @property
+    def over_the_bound(self) -> float:
+        return self.took_s / self.bound_s
+
+
+def _of_case(case: Case) -> list[Figure]:
+    what = f"{case.councils:,} councils on {case.nodes:,} node{'s' if case.nodes > 1 else ''}"
+    figures: list[Figure] = []
+    for policy_of in POLICIES:
+        row = f"{what}: {policy_of.name}"
+        alone, beside = case.run(policy_of), case.run(policy_of, jobs=case.jobs)
+        figures += [
+            Figure("alone: over the bound", alone.over_the_bound, "x", row=row),
+            Figure("loads", alone.report.loads, "", row=row),
+            *_waits("wait", alone, "interactive", row),
+            Figure("beside jobs: over the bound", beside.over_the_bound, "x", row=row),
+            Figure("loads, jobs' too", beside.report.loads, "", row=row),
+            *_waits("councils wait", beside, "interactive", row),
+            *_waits("jobs wait", beside, "background", row),
+        ]
+        if policy_of is Ours:
+            figures += _decisions(beside.report, row)
+            if case.nodes > 1:
+                figures.append(_troubled(case, alone, what))
+    return figures
+
+
+def _waits(what: str, outcome: Outcome, call_class: CallClass, row: str) -> list[Figure]:
+    """From a call's coming to its first start, loads and stages of others included."""
+    waits = outcome.report.waits(call_class)
+    return [
+        Figure(f"{what}, mean", statistics.mean(waits), "s", row=row),
+        Figure(f"{what}, p95", percentile(waits, 0.95), "s", row=row),
+    ]
+
+
+def _decisions(report: Report, row: str) -> list[Figure]:
+    """Wall time of each: when a call comes or ends, a node says something or time has passed."""
+    return [
+        Figure("one decision, mean", 1000 * statistics.mean(report.decision_s), "ms", row=row),
+        Figure("one decision, p99", 1000 * percentile(report.decision_s, 0.99), "ms", row=row),
+    ]
+
+
+def _troubled(case: Case, calm: Outcome, what: str) -> Figure:
     """A third of the nodes dies or falls asleep within the time that all took without that, and returns."""
-    calm, bound = _run(Ours, nodes)
-    took, _ = _run(
-        Ours, nodes, troubles=lambda rng, specs: workload.troubles(rng, specs, len(specs) // 3, calm / 2)
+    troubles = workload.troubles(
+        random.Random(case.nodes + 2), case.specs, len(case.specs) // 3, calm.took_s / 2
     )
+    took = case.run(Ours, troubles=troubles)
     return Figure(
-        f"{_what(nodes)}, a third of the nodes dies or sleeps", took / bound, "x", "calm", calm / bound
+        f"{what} (simulated), a third of the nodes dies or sleeps, over the bound",
+        took.over_the_bound,
+        "x",
+        "calm",
+        calm.over_the_bound,
     )
-
-
-def _flooded(nodes: int) -> Figure:
-    """Background jobs were there before."""
-    calm, bound = _run(Ours, nodes)
-    jobs = workload.flood(random.Random(nodes), JOBS_PER_NODE * nodes, models=tuple(workload.MODELS))
-    took, _ = _run(Ours, nodes, more=jobs)
-    return Figure(f"{_what(nodes)}, beside {len(jobs):,} jobs", took / bound, "x", "calm", calm / bound)
-
-
-def _what(nodes: int) -> str:
-    councils = max(COUNCILS_PER_NODE * nodes, 6)
-    return f"{councils:,} councils on {nodes:,} node{'s' if nodes > 1 else ''} (simulated)"
-
-
-def _run(
-    policy_of: type[Ours] | type[LeastConnections],
-    nodes: int,
-    *,
-    troubles: Callable[[random.Random, Sequence[NodeSpec]], Iterable[Trouble]] = lambda rng, specs: (),
-    more: Arrivals | None = None,
-) -> tuple[float, float]:
-    """Seconds until every council has ended, and the bound for that."""
-    specs = workload.mixed_cluster(random.Random(nodes), nodes)
-    traffic = workload.councils(random.Random(nodes + 1), max(COUNCILS_PER_NODE * nodes, 6))
-    report = Simulation(
-        Cluster(specs),
-        policy_of(specs),
-        arrivals=[*(more or ()), *traffic.arrivals],
-        more=traffic.more,
-        troubles=list(troubles(random.Random(nodes + 2), specs)),
-    ).run()
-    took = max(call.ended or 0.0 for call in report.calls if call.call_class == "interactive")
-    return took, optimum.cluster_bound_s(specs, [one.stages for one in traffic.councils.values()])

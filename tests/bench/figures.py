@@ -8,10 +8,15 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+_CLUSTERS = (1, 3, 10, 30, 100, 300, 1000)
+
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """How much is measured. Rounds are interleaved over what is compared; figures are medians over them."""
+    """How much is measured. Rounds are interleaved over what is compared; figures are medians over them.
+
+    `cluster_councils`: the most that are simulated on a cluster, which has two a node otherwise.
+    """
 
     rounds: int
     calls: int
@@ -21,13 +26,14 @@ class Scale:
     chats: int
     mixed_rounds: int
     clusters: tuple[int, ...]
+    cluster_councils: int
 
     @classmethod
     def of(cls, *, long: bool) -> Scale:
         return (
-            cls(12, 1000, 3.0, 5, 9, 100, 5, (1, 3, 10, 30, 100, 300, 1000))
+            cls(12, 1000, 3.0, 5, 9, 100, 5, _CLUSTERS, 2000)
             if long
-            else cls(4, 300, 1.0, 2, 3, 16, 2, (1, 3, 10, 30, 100))
+            else cls(4, 300, 1.0, 2, 3, 16, 2, _CLUSTERS, 300)
         )
 
 
@@ -36,7 +42,8 @@ class Figure:
     """`value` beside `peer_value` (a bound or a peer of the same run, in the same unit).
 
     `target` is the most that `judged` may be: the value, its ratio to the peer's, or the excess over
-    the peer's. `spread` is the least and the most of the rounds.
+    the peer's. `spread` is the least and the most of the rounds. With a `row` it stands in a table of its
+    own, in the column `what`.
     """
 
     what: str
@@ -47,6 +54,7 @@ class Figure:
     target: float | None = None
     judged: Literal["value", "ratio", "more"] = "value"
     spread: tuple[float, float] | None = None
+    row: str = ""
 
     @property
     def ratio(self) -> float | None:
@@ -95,15 +103,36 @@ def of_rounds(
     )
 
 
-def table(figures: Iterable[Figure]) -> str:
-    """Markdown that reads well in a terminal, too."""
-    head = ("what", "figure (rounds)", "bound or peer in the same run", "ratio", "target", "met?")
-    rows = [head, *map(_row, figures)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
+def tables(figures: Iterable[Figure]) -> str:
+    """Markdown that reads well in a terminal, too: a figure a line, then those that have a row."""
+    made = list(figures)
+    found = []
+    if listed := [one for one in made if not one.row]:
+        head = ("what", "figure (rounds)", "bound or peer in the same run", "ratio", "target", "met?")
+        found.append(_table([head, *map(_row, listed)]))
+    if placed := [one for one in made if one.row]:
+        found.append(_table(_grid(placed)))
+    return "\n\n".join(found)
+
+
+def _grid(figures: Iterable[Figure]) -> list[tuple[str, ...]]:
+    columns: dict[str, None] = {}
+    cells: dict[str, dict[str, str]] = {}
+    for one in figures:
+        columns[one.what] = None
+        cells.setdefault(one.row, {})[one.what] = f"{_number(one.value)} {one.unit}".strip()
+    return [
+        ("", *columns),
+        *((row, *(found.get(what, "") for what in columns)) for row, found in cells.items()),
+    ]
+
+
+def _table(rows: Sequence[tuple[str, ...]]) -> str:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     pad: Callable[[Sequence[str]], str] = lambda cells: (  # noqa: E731
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)) + " |"
     )
-    return "\n".join([pad(head), pad(["-" * width for width in widths]), *map(pad, rows[1:])])
+    return "\n".join([pad(rows[0]), pad(["-" * width for width in widths]), *map(pad, rows[1:])])
 
 
 def _row(one: Figure) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Iterable
 from math import inf
@@ -15,7 +16,10 @@ from tests.simulation.physics import NodeSpec, SimCall
 
 
 class Policy(Protocol):
+    """`hears_heartbeats`: whether time passing and what nodes tell now and then changes what it decides."""
+
     name: str
+    hears_heartbeats: bool
 
     def know(self, view: NodeView, now: float) -> None: ...
 
@@ -36,6 +40,7 @@ class Ours:
     """The master's lanes, as they are. `known`: with speeds learned already."""
 
     name = "ours"
+    hears_heartbeats = True
 
     def __init__(
         self, specs: Iterable[NodeSpec], *, known: bool = True, max_waiting: int = 1_000_000
@@ -85,14 +90,21 @@ class _Balancer:
     """What balancers share: they know which node has which model and which answers, nothing of residency."""
 
     name = "balancer"
+    hears_heartbeats = False
 
     def __init__(self, specs: Iterable[NodeSpec], *, bounded: bool) -> None:
-        self._specs = {spec.name: spec for spec in specs}
-        self._bounded = bounded
+        self._having: dict[str, list[str]] = {}
+        self._room: dict[str, float] = {}
+        for spec in specs:
+            # `maxconn`: as many connections as the engine has slots.
+            slots = max(model.slots for model in spec.models.values()) * spec.max_loaded
+            self._room[spec.name] = slots if bounded else math.inf
+            for model in spec.models:
+                self._having.setdefault(model, []).append(spec.name)
         self._usable: dict[str, bool] = {}
         self._waiting: OrderedDict[str, SimCall] = OrderedDict()
         self._held: dict[str, tuple[str, SimCall]] = {}
-        self._connections: dict[str, int] = {name: 0 for name in self._specs}
+        self._connections: dict[str, int] = dict.fromkeys(self._room, 0)
         self._changed = False
 
     def know(self, view: NodeView, now: float) -> None:
@@ -126,12 +138,14 @@ class _Balancer:
         self._changed = False
         full: set[str] = set()
         for call in list(self._waiting.values()):
+            if len(full) == len(self._having):
+                break
             if call.model in full:
                 continue
             takers = [
                 name
-                for name, spec in self._specs.items()
-                if call.model in spec.models and self._usable.get(name) and self._has_room(name, spec)
+                for name in self._having[call.model]
+                if self._usable.get(name) and self._connections[name] < self._room[name]
             ]
             if not takers:
                 full.add(call.model)
@@ -142,11 +156,6 @@ class _Balancer:
             self._connections[chosen] += 1
             made.append(Assignment(call.call_id, chosen, call.model))
         return made
-
-    def _has_room(self, name: str, spec: NodeSpec) -> bool:
-        """`maxconn`: as many connections as the engine has slots."""
-        room = max(model.slots for model in spec.models.values()) * spec.max_loaded
-        return not self._bounded or self._connections[name] < room
 
     def _choose(self, call: SimCall, takers: list[str]) -> str:
         raise NotImplementedError
@@ -191,3 +200,8 @@ class LeastConnectionsWithAffinity(LeastConnections):
         chosen = known if known in takers and known is not None else super()._choose(call, takers)
         self._last[key] = chosen
         return chosen
+
+
+PolicyClass = type[Ours] | type[RoundRobin] | type[LeastConnections] | type[LeastConnectionsWithAffinity]
+PEERS: tuple[PolicyClass, ...] = (RoundRobin, LeastConnections, LeastConnectionsWithAffinity)
+POLICIES: tuple[PolicyClass, ...] = (Ours, *PEERS)

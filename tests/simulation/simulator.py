@@ -105,7 +105,7 @@ class Simulation:
         self.report.calls.append(call)
         self._open[call.call_id] = call
         self._timed(lambda: self.policy.submit(call, self.now))
-        if not self._ticking:
+        if self.policy.hears_heartbeats and not self._ticking:
             self._ticking = True
             self._at(self.now + TICK_S, self._tick)
 

@@ -12,7 +12,7 @@ import pytest
 from master.cluster.lanes import AGE_S
 from tests.simulation import optimum, workload
 from tests.simulation.physics import Cluster, NodeSpec, SimCall, Trouble
-from tests.simulation.policies import LeastConnections, Ours, Policy
+from tests.simulation.policies import POLICIES, LeastConnections, Ours, Policy, PolicyClass
 from tests.simulation.simulator import Report, Simulation
 
 SEEDS = range(12)
@@ -166,6 +166,26 @@ def test_councils_on_a_mixed_cluster_end_sooner_than_with_least_connections() ->
 
     ratios = [makespan(LeastConnections, seed) / makespan(Ours, seed) for seed in SEEDS]
     assert mean(ratios) >= 1.5
+
+
+@pytest.mark.parametrize("policy_of", POLICIES)
+def test_every_policy_ends_every_call_beside_background_while_a_node_comes_and_goes(
+    policy_of: PolicyClass,
+) -> None:
+    rng = random.Random(4)
+    specs = workload.mixed_cluster(rng, 5)
+    traffic = workload.councils(rng, 4)
+    traffic.arrivals += workload.flood(rng, 20, models=list(workload.MODELS))
+    troubles = workload.troubles(rng, specs, 2, 60.0)
+    simulation = Simulation(
+        Cluster(specs), policy_of(specs), arrivals=traffic.arrivals, more=traffic.more, troubles=troubles
+    )
+    report = simulation.run()
+    assert_whole(report)
+    assert len(report.waits("background")) == 20
+    assert len(report.waits("interactive")) + 20 == len(report.calls)
+    bound = optimum.cluster_bound_s(specs, [one.stages for one in traffic.councils.values()])
+    assert report.makespan >= bound
 
 
 def test_a_node_slowed_fourfold_gets_under_half_of_its_share_within_twenty_calls() -> None:
