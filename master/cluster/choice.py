@@ -191,7 +191,7 @@ class Chooser:
             load_s = 0.0 if place.warm else place.load_s(now)
             if load_s >= soonest or (choice is not None and engine is choice.place.engine):
                 continue
-            own_s, others_s = engine.claimed_s(model.key[1])
+            own_s, others_s = engine.claimed_s(model.key[1], call.lane)
             work_s = place.work_s(work, min(place.slots, len(engine.running) + 1) - 1)
             if place.warm:
                 wait_s = place.next_free_s(now)
@@ -207,12 +207,12 @@ class Chooser:
                 best = Claim(place, (0.0 if own_s else load_s) + work_s / place.slots, now_s - finish_s)
         return best
 
-    def claim(self, model: Model, claim: Claim) -> None:
+    def claim(self, model: Model, lane: CallClass, claim: Claim) -> None:
         """Let others know that a waiting call counts on this engine."""
-        engine = claim.place.engine
-        engine.claims[model.key[1]] = engine.claims.get(model.key[1], 0.0) + claim.seconds
-        if engine not in model.claimed:
-            model.claimed.append(engine)
+        engine, key = claim.place.engine, (model.key[1], lane)
+        engine.claims[key] = engine.claims.get(key, 0.0) + claim.seconds
+        if engine not in model.claimed[lane]:
+            model.claimed[lane].append(engine)
 
     def wait_s(self, model: Model, ahead: int, now: float) -> float:
         """Seconds until a call with so many before it would start; infinite where it cannot."""

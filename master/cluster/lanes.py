@@ -221,11 +221,13 @@ class Lanes:
         queue = model.queues[call_class]
         index = model.promised if call_class == "interactive" else 0
         last = index + LOOK_AHEAD
-        model.drop_claims()
+        model.drop_claims(call_class)
         while index < min(len(queue), last):
             self.places.rank(model, now)
             call = self._waiting[queue[index]]
             choice = self._chooser.best(model, call, now)
+            if choice is None and call_class == "interactive" and swaps.take_back(self.places, model):
+                continue
             if choice is None:
                 shunned = self._chooser.shunned(model, call, now)
                 swaps.seek(self.places, model, call, shunned, self._leave, now, effects)
@@ -239,7 +241,7 @@ class Lanes:
                 # So many calls are served until waiting for the better place is no gain any more. In a long
                 # queue one that far behind goes here; in a short one each call is weighed by itself.
                 if len(queue) <= last:
-                    self._chooser.claim(model, claim)
+                    self._chooser.claim(model, call_class, claim)
                     index += 1
                     continue
                 behind = index + max(math.ceil(claim.gain_s * model.rate), 1)
@@ -279,7 +281,7 @@ class Lanes:
             claim = self._chooser.later(model, self._waiting[queue[place]], None, now)
             if claim is None:
                 return
-            self._chooser.claim(model, claim)
+            self._chooser.claim(model, call_class, claim)
 
     def _assign(
         self, model: Model, call: LaneCall, choice: Choice, now: float, effects: list[Effect]

@@ -138,7 +138,8 @@ class Engine:
     loaded_at: float = 0.0  # when the load that runs is expected to be done
     drained: Place | None = None  # gets no new calls, so that it can give its place to `drained_for`
     drained_for: Place | None = None
-    claims: dict[str, float] = field(default_factory=dict)  # seconds that waiting calls count on, by model
+    # Seconds that waiting calls count on, by model and class.
+    claims: dict[tuple[str, CallClass], float] = field(default_factory=dict)
     _call_seconds: float = 0.0  # as of `_counted_at`
     _counted_at: float = 0.0
 
@@ -148,10 +149,20 @@ class Engine:
         self._counted_at = max(now, self._counted_at)
         return self._call_seconds
 
-    def claimed_s(self, model: str) -> tuple[float, float]:
-        """Seconds that this engine was promised to calls of the model, and to those of others."""
-        own = self.claims.get(model, 0.0)
-        return own, max(sum(self.claims.values()) - own, 0.0)
+    def claimed_s(self, model: str, lane: CallClass) -> tuple[float, float]:
+        """Seconds that this engine was promised to calls of the model, and to those of others.
+
+        What background counts on is no obstacle to an interactive call: it goes first.
+        """
+        own = others = 0.0
+        for (claimant, of_lane), seconds in self.claims.items():
+            if lane == "interactive" and of_lane == "background":
+                continue
+            if claimant == model:
+                own += seconds
+            else:
+                others += seconds
+        return own, others
 
     def ready_s(self, now: float) -> float:
         """Seconds until another model may be loaded, if nobody new comes."""

@@ -45,8 +45,8 @@ class Model:
     """One model: who waits for it, and its places by what can be done with them now.
 
     `warm`: a slot is free (or freed by pre-emption) and the model is there or being loaded; `full`: it is
-    there, every slot is taken; `cold`: it would have to be loaded. `rate`: calls per second of all warm and
-    full places together.
+    there, every slot is taken; `cold`: it would have to be loaded; `drained`: it gets no new calls. `rate`:
+    calls per second of all warm and full places together.
     """
 
     key: ModelKey
@@ -55,18 +55,22 @@ class Model:
     warm: dict[CallClass, Ranked] = field(default_factory=_ranked)
     full: Ranked = field(default_factory=Ranked)
     cold: Ranked = field(default_factory=Ranked)
+    drained: dict[int, Place] = field(default_factory=dict)
     stale: dict[int, Place] = field(default_factory=dict)
     rates: dict[int, float] = field(default_factory=dict)
     rate: float = 0.0
     promised: int = 0  # slots being emptied for the first interactive calls in the queue
     aged: int = 0  # background calls that count as interactive now, waiting or running
     background_ended_at: float = float("-inf")  # the last one that ran to its end
-    claimed: list[Engine] = field(default_factory=list)  # engines that its waiting calls count on
+    # Engines that its waiting calls count on.
+    claimed: dict[CallClass, list[Engine]] = field(
+        default_factory=lambda: {"interactive": [], "background": []}
+    )
 
-    def drop_claims(self) -> None:
-        for engine in self.claimed:
-            engine.claims.pop(self.key[1], None)
-        self.claimed.clear()
+    def drop_claims(self, lane: CallClass) -> None:
+        for engine in self.claimed[lane]:
+            engine.claims.pop((self.key[1], lane), None)
+        self.claimed[lane].clear()
 
     @property
     def waiting(self) -> int:
@@ -201,7 +205,10 @@ class Places:
             place.speed = self.speeds.of(engine.node, engine.name, place.name, place.size)
         if not place.is_usable or engine.drained is place:
             self._unrank(model, place)
+            if engine.drained is place:
+                model.drained[place.serial] = place
             return
+        model.drained.pop(place.serial, None)
         others = len(engine.running)
         score = place.load_s(now) + place.work_s(TYPICAL_WORK, others)
         if not place.warm:
@@ -220,6 +227,7 @@ class Places:
         self._set_rate(model, place, place.slots / max(place.work_s(TYPICAL_WORK, place.slots - 1), 1e-6))
 
     def _unrank(self, model: Model, place: Place) -> None:
+        model.drained.pop(place.serial, None)
         for ranked in (*model.warm.values(), model.full, model.cold):
             ranked.put(place, None)
         self._set_rate(model, place, 0.0)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection
 
 from master.cluster import model_names
 from master.cluster.lane_call import Effect, LaneCall
-from master.cluster.placement import PREEMPT_S, TYPICAL_WORK, Place, Running
+from master.cluster.placement import PREEMPT_S, TYPICAL_WORK, Engine, Place, Running
 from master.cluster.places import Model, Places, running_s
 
 _LOOKED_AT = 8
@@ -59,8 +59,11 @@ def seek(
         [place for place in ranked.first(count) if place.node not in shunned]
         for ranked in (model.cold, model.full)
     )
-    if any(place.engine.drained_for is place for place in cold):
-        return
+    for place in cold:
+        if place.engine.drained_for is place:
+            if call.lane == "interactive":
+                _hurry(place.engine, preempt, effects)  # that began for a background call, perhaps
+            return
     found: list[tuple[float, int, Place, Place]] = []
     for place in cold:
         engine = place.engine
@@ -81,9 +84,15 @@ def seek(
             return
     place.engine.drained, place.engine.drained_for = victim, place
     if call.lane == "interactive":
-        for running in victim.preemptible():
-            preempt(running, effects)
+        _hurry(place.engine, preempt, effects)
     places.touch(place.engine)
+
+
+def _hurry(engine: Engine, preempt: Callable[[Running, list[Effect]], None], effects: list[Effect]) -> None:
+    """Let background make room on the model that is drained."""
+    if engine.drained is not None:
+        for running in engine.drained.preemptible():
+            preempt(running, effects)
 
 
 def cancel_unwanted(places: Places, model: Model) -> None:
@@ -94,6 +103,24 @@ def cancel_unwanted(places: Places, model: Model) -> None:
         if place.engine.drained_for is place:
             place.engine.drained = place.engine.drained_for = None
             places.touch(place.engine)
+
+
+def take_back(places: Places, model: Model) -> bool:
+    """End the draining of the model for others that only background waits for: a person waits for this one.
+
+    Whether that changed anything.
+    """
+    found = False
+    for place in list(model.drained.values()):
+        engine = place.engine
+        wanted = engine.drained_for
+        if engine.drained is place and wanted is not None:
+            if places.models[engine.name, wanted.model].queues["interactive"]:
+                continue
+            engine.drained = engine.drained_for = None
+            places.touch(engine)
+            found = True
+    return found
 
 
 def turn_s(places: Places, wanted: Place, call: LaneCall, now: float) -> float:

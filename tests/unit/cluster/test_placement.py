@@ -7,7 +7,7 @@ from math import inf
 
 from master.cluster.lane_call import Assignment
 from master.cluster.speeds import Sample
-from tests.unit.cluster.cluster import lanes_of, node, placed, speeds, submit
+from tests.unit.cluster.cluster import background, lanes_of, node, placed, preempted, speeds, submit
 
 DONE = Sample(400, 256, 0.0, 0.4, 2.5)
 
@@ -312,6 +312,63 @@ def test_a_model_in_constant_use_is_drained_for_one_that_has_waited() -> None:
         if len(running) > 1 or now > 8.0:
             lanes.release(running.pop(0), now)
     assert 5 <= served <= 20  # it waited two loads of 2 s, not for ever and not never
+
+
+def test_a_model_that_is_drained_for_background_goes_on_for_a_person() -> None:
+    known = speeds(("a", "m", 2.0, 0.1), ("a", "n", 2.0, 0.1))
+    lanes = lanes_of(node("a", ("m", 1, True), ("n", 1, False), max_loaded=1), known=known)
+    background(lanes, "long", "m")
+    assert placed(lanes.decide(0.0)) == {"long": "a"}
+    background(lanes, "more", "m")
+    background(lanes, "other", "n")
+    lanes.pass_time()
+    lanes.decide(10.0)  # "other" has waited for long enough: m gets no new calls
+    submit(lanes, "person", "m", 10.1)
+    assert preempted(lanes.decide(10.1)) == ["long"]
+    lanes.requeue("long", 10.2)
+    assert placed(lanes.decide(10.2)) == {"person": "a"}
+
+
+def test_a_model_that_is_drained_for_background_leaves_at_once_for_a_person() -> None:
+    known = speeds(("a", "m", 2.0, 0.1), ("a", "n", 2.0, 0.1))
+    lanes = lanes_of(node("a", ("m", 1, True), ("n", 1, False), max_loaded=1), known=known)
+    background(lanes, "long", "m")
+    assert placed(lanes.decide(0.0)) == {"long": "a"}
+    background(lanes, "more", "m")
+    background(lanes, "other", "n")
+    lanes.pass_time()
+    lanes.decide(10.0)
+    submit(lanes, "person", "n", 10.1)
+    assert preempted(lanes.decide(10.1)) == ["long"]
+    lanes.requeue("long", 10.2)
+    assert placed(lanes.decide(10.2)) == {"person": "a"}
+
+
+def test_what_background_counts_on_sends_no_person_to_a_slower_node() -> None:
+    known = speeds(
+        ("fast", "m", 2.0, 0.002),
+        ("fast", "n", 2.0, 0.002),
+        ("slow", "m", 2.0, 0.02),
+        ("slow", "n", 9.0, 1.0),
+    )
+    nodes = [
+        node("fast", ("m", 1, True), ("n", 1, True), max_loaded=2),
+        node("slow", ("m", 1, True), ("n", 1, False), max_loaded=1),
+    ]
+    lanes = lanes_of(*nodes, known=known)
+    submit(lanes, "runs", "m")
+    submit(lanes, "runs too", "n")
+    assert placed(lanes.decide(0.0)) == {"runs": "fast", "runs too": "fast"}
+    lanes.started("runs", 0.0)
+    lanes.started("runs too", 0.0)
+    for number in range(10):
+        background(lanes, f"job{number}", "n")
+    lanes.pass_time()
+    lanes.decide(0.0)  # every job counts on the fast node
+    submit(lanes, "person", "m", 0.1)
+    assert placed(lanes.decide(0.1)) == {}  # half a second there is sooner than five elsewhere
+    lanes.release("runs", 0.5)
+    assert placed(lanes.decide(0.5)) == {"person": "fast"}
 
 
 def test_a_stage_of_distinct_models_costs_one_load_each() -> None:

@@ -10,10 +10,11 @@ from statistics import mean
 import pytest
 
 from master.cluster.lanes import AGE_S
+from master.cluster.places import Model
 from tests.simulation import optimum, workload
 from tests.simulation.physics import Cluster, NodeSpec, SimCall, Trouble
 from tests.simulation.policies import POLICIES, LeastConnections, Ours, Policy, PolicyClass
-from tests.simulation.simulator import Report, Simulation
+from tests.simulation.simulator import TICK_S, Report, Simulation
 
 SEEDS = range(12)
 pytestmark = pytest.mark.no_cover
@@ -21,6 +22,12 @@ pytestmark = pytest.mark.no_cover
 
 class Watched(Simulation):
     """Looks at every node after each decision."""
+
+    _in_vain_since: dict[str, float]
+
+    def run(self) -> Report:
+        self._in_vain_since = {}
+        return super().run()
 
     def _decide(self) -> None:
         super()._decide()
@@ -39,23 +46,61 @@ class Watched(Simulation):
         # On unequal nodes a call may rightly wait for a faster one than background's.
         if len({str(node.spec.models) for node in self.cluster.nodes.values()}) == 1:
             self._nobody_waits_behind_background()
+        self._nobody_waits_behind_background_in_vain()
 
     def _nobody_waits_behind_background(self) -> None:
         """An interactive call waits only while no slot that it could have is background's for long."""
         assert isinstance(self.policy, Ours)
         lanes = self.policy.lanes
-        for key, model in lanes.places.models.items():
+        for model in lanes.places.models.values():
             # Slots are being emptied for the first of them, or the first counts on a slot that ends sooner.
             waiting = len(model.queues["interactive"]) - model.promised
-            if waiting <= 0 or model.claimed:
+            if waiting > 0 and not model.claimed["interactive"] and (ahead := self._background_at(model)):
+                self.report.overlaps.append(f"{waiting} calls wait behind {ahead}")
+
+    def _nobody_waits_behind_background_in_vain(self) -> None:
+        """What waits although it could have background's slot would end sooner by waiting, at every look.
+
+        The lanes look again when something changes, and at each tick: what others count on may shift between.
+        """
+        assert isinstance(self.policy, Ours)
+        lanes, in_vain = self.policy.lanes, set[str]()
+        for model in lanes.places.models.values():
+            if len(model.queues["interactive"]) <= model.promised:
                 continue
-            for other_id, where in self._where.items():
-                other, place = self._open[other_id], lanes.place_of(other_id)
-                if place is None or place.model != key[1] or other.call_class == "interactive":
-                    continue
-                aged = self.now - other.submitted >= lanes.age_s
-                if not aged and place.usable and not place.running[other_id].leaving:
-                    self.report.overlaps.append(f"{waiting} calls wait behind {other_id} on {where}")
+            ahead = self._background_at(model)
+            if not ahead or any(place.engine.drained_for is place for place in model.places.values()):
+                continue
+            first = lanes._waiting[model.queues["interactive"][model.promised]]
+            if first.avoid:
+                continue  # it failed on a node, and leaves that one alone while another has the model
+            # Nobody stands before the first one of its model: what that counts on itself is put aside.
+            key = (model.key[1], first.lane)
+            own = [(engine, engine.claims.pop(key, 0.0)) for engine in model.claimed["interactive"]]
+            choice = lanes._chooser.best(model, first, self.now)
+            gains = lanes._chooser.later(model, first, choice, self.now) is not None
+            for engine, seconds in own:
+                engine.claims[key] = seconds
+            if gains:
+                continue
+            in_vain.add(first.call_id)
+            since = self._in_vain_since.setdefault(first.call_id, self.now)
+            if self.now - since > TICK_S:
+                self.report.overlaps.append(f"{first.call_id} waits behind {ahead} in vain since {since}")
+        self._in_vain_since = {one: at for one, at in self._in_vain_since.items() if one in in_vain}
+
+    def _background_at(self, model: Model) -> list[str]:
+        """Background calls that hold a slot of the model and are not leaving; one that has aged may stay."""
+        assert isinstance(self.policy, Ours)
+        lanes, found = self.policy.lanes, []
+        for call_id in self._where:
+            call, place = self._open[call_id], lanes.place_of(call_id)
+            if call.call_class == "interactive" or place is None or place.model != model.key[1]:
+                continue
+            aged = self.now - call.submitted >= lanes.age_s
+            if not aged and place.usable and not place.running[call_id].leaving:
+                found.append(call_id)
+        return found
 
 
 def run(
@@ -119,6 +164,18 @@ def test_nobody_waits_behind_background_on_equal_nodes(seed: int) -> None:
     specs = [NodeSpec(f"pc{number}", models, 2, rng.choice([0.0, 0.4]), tuple(models)) for number in range(3)]
     traffic = workload.Traffic(workload.chats(rng, 60, models=list(models), every_s=2.0))
     traffic.arrivals += workload.flood(rng, 40, models=list(models))
+    report = run(specs, traffic)
+    assert_whole(report)
+    assert any(one.preempted for one in report.calls)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_on_mixed_nodes_nobody_waits_behind_background_who_gains_nothing_by_it(seed: int) -> None:
+    rng = random.Random(seed)
+    models = ("llama3.2:1b", "phi3.5")
+    specs = workload.mixed_cluster(rng, rng.choice([2, 3, 4]), models=models)
+    traffic = workload.Traffic(workload.chats(rng, 60, models=models, every_s=2.0))
+    traffic.arrivals += workload.flood(rng, 40, models=models)
     report = run(specs, traffic)
     assert_whole(report)
     assert any(one.preempted for one in report.calls)
