@@ -344,6 +344,18 @@ def test_a_model_that_is_drained_for_background_leaves_at_once_for_a_person() ->
     assert placed(lanes.decide(10.2)) == {"person": "a"}
 
 
+def test_a_call_that_avoids_a_node_holds_up_nobody_who_may_go_there() -> None:
+    lanes = lanes_of(node("a", ("m", 1, True)), node("b", ("m", 1, True)))
+    submit(lanes, "runs")
+    (taken,) = placed(lanes.decide(0.0)).values()
+    free = "b" if taken == "a" else "a"
+    submit(lanes, "failed there", avoid=frozenset({free}))
+    submit(lanes, "behind")
+    assert placed(lanes.decide(0.1)) == {"behind": free}
+    lanes.release("runs", 1.0)
+    assert placed(lanes.decide(1.0)) == {"failed there": taken}
+
+
 def test_what_background_counts_on_sends_no_person_to_a_slower_node() -> None:
     known = speeds(
         ("fast", "m", 2.0, 0.002),
