@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from master.cli.checks import Finding
 
 OLLAMA_DEFAULT = "http://127.0.0.1:11434"
+_ANSWERING = ("healthy", "degraded", "draining")
 _STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 
 
@@ -134,8 +135,10 @@ async def _cluster(address: str, key: str | None) -> list[Finding]:
     if not workers:
         found.append(Finding("fail", "nodes", "the master knows no node", "council worker add URL"))
     real = [one for one in models if not one.get("practice")]
-    if not models:
+    if not models and any(worker.get("state") in _ANSWERING for worker in workers):
         found.append(Finding("fail", "models", "no node has a model", "council models pull qwen2.5:0.5b"))
+    elif not models:
+        found.append(Finding("fail", "models", "none: no node answers"))
     elif not real:
         hint = "council models get qwen2.5:0.5b"
         found.append(Finding("warn", "models", "only practice models: their text means nothing", hint))
@@ -149,7 +152,7 @@ def _worker(worker: dict[str, Any]) -> list[Finding]:
 
     name, state = f"node {worker['name']}", str(worker.get("state"))
     told = f"{worker.get('url')}: {state}" + (f" ({worker['error']})" if worker.get("error") else "")
-    if state in ("healthy", "degraded", "draining"):
+    if state in _ANSWERING:
         hint = f"council worker resume {worker['name']}" if state == "draining" else None
         found = [Finding("ok" if state == "healthy" else "warn", name, told, hint)]
     else:

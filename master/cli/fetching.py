@@ -121,12 +121,10 @@ async def _follow(lines: AsyncIterator[str], progress: _Progress) -> dict[str, d
             told["error"] = "its progress ended before the model was there"
     failed = {worker: told["error"] for worker, told in last.items() if told.get("error")}
     if len(last) == 1 and failed:
-        (problem,) = failed.values()
-        raise (
-            from_council_error(from_problem(problem))
-            if isinstance(problem, dict)
-            else CommandFailedError(str(problem))
-        )
+        ((worker, problem),) = failed.items()
+        if isinstance(problem, dict):
+            raise from_council_error(from_problem(problem, node=None if worker == LOCAL else worker))
+        raise CommandFailedError(str(problem))
     if failed:
         told_all = "; ".join(f"{worker}: {describe_error(problem)}" for worker, problem in failed.items())
         raise CommandFailedError(f"{len(failed)} of {len(last)} nodes do not have it: {told_all}")

@@ -13,7 +13,7 @@ _WELL = frozenset({"connected", "open"})
 def trouble(node: Node, now: float, wall: float) -> str | None:
     """One line, `None` when all is well. `now` is the breaker's clock, `wall` the Unix time."""
     if node.draining:
-        return "draining: it takes nothing new until `council worker resume`"
+        return f"draining: it takes nothing new until `council worker resume {node.name}`"
     if node.state == "connecting":
         return "has not answered yet"
     if node.state == "unreachable":

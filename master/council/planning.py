@@ -8,6 +8,7 @@ from uuid import uuid4
 
 from common.errors import InvalidRequestError, ModelUnavailableError
 from common.master_settings import MasterSettings
+from master.cluster.condition import trouble
 from master.cluster.registry import Registry
 from master.council.choice import Candidate, choose_agents, choose_chairman
 from master.council.plan import SessionPlan, Turn, seats_of
@@ -38,10 +39,7 @@ class Planner:
         if chosen is None:
             names = choose_agents(candidates, self._settings.default_agents)
             if not names:
-                raise ModelUnavailableError(
-                    "the cluster has no model yet; add a node with `council worker add`, or a model with "
-                    "`council models pull`"
-                )
+                raise self._no_model()
             pairs: list[tuple[str, str | None]] = [(name, None) for name in names]
         else:
             pairs = [(one.model, one.persona or None) for one in chosen]
@@ -75,6 +73,22 @@ class Planner:
             contexts=self._contexts(everyone),
             created_at=time.time(),
             practice=any(self._is_practice(name) for name in needed),
+        )
+
+    def _no_model(self) -> ModelUnavailableError:
+        """No node at all, or what keeps each of them from answering."""
+        nodes = self._registry.nodes.values()
+        if not nodes:
+            return ModelUnavailableError(
+                "the cluster has no node yet; start one with `council up`, or add one with "
+                "`council worker add`"
+            )
+        now, wall = time.monotonic(), time.time()
+        told = "; ".join(f"{node.name}: {trouble(node, now, wall) or 'it has no model'}" for node in nodes)
+        return ModelUnavailableError(
+            f"no model can answer now. {told}. `council models pull NAME` fetches a model on a node that "
+            "answers",
+            retry_after_s=None if all(node.answers for node in nodes) else _NODE_BACK_S,
         )
 
     def _unavailable(self, missing: list[str], candidates: list[Candidate]) -> ModelUnavailableError:

@@ -36,6 +36,7 @@ class FakeMaster:
         self.script = Script()
         self.sessions: dict[str, FakeSession] = {}
         self.workers: dict[str, dict[str, Any]] = {}
+        self.offered = MODELS
         self.pulled: list[dict[str, Any]] = []
         self.pull_lines: list[dict[str, Any]] | None = None
         self.added: list[dict[str, Any]] = []
@@ -154,7 +155,7 @@ class FakeMaster:
         await socket.close(1000)
 
     async def models(self, _request: Request) -> Response:
-        return JSONResponse({"models": MODELS})
+        return JSONResponse({"models": self.offered})
 
     async def recommended(self, _request: Request) -> Response:
         return JSONResponse({"models": [{"name": "llama3.2:1b", "size": 1_300_000_000, "role": "agent"}]})

@@ -109,6 +109,14 @@ def test_one_node_that_fails_fails_the_command_and_is_named(council: Council, ma
     assert "1 of 2 nodes do not have it: pc2: pc2 does not answer" in failed.err
 
 
+def test_the_only_node_that_fails_is_named(council: Council, master: FakeMaster) -> None:
+    told = {"code": "storage_full", "detail": "/models cannot be written: the disk is full"}
+    master.pull_lines = [{"worker": "pc2", "error": told}]
+    failed = council.run("models", "pull", "tinyllama", "--url", master.url)
+    assert failed.code == 1
+    assert "the disk is full (node pc2)" in failed.err
+
+
 def test_a_node_and_all_of_them_is_wrong_usage(council: Council, master: FakeMaster) -> None:
     wrong = council.run("models", "pull", "tinyllama", "--all", "--worker", "pc2", "--url", master.url)
     assert wrong.code == 2

@@ -122,6 +122,18 @@ def test_the_doctor_sees_a_healthy_cluster(council: Council, master: FakeMaster)
     assert findings["master"]["level"] == findings["models"]["level"] == findings["node pc2"]["level"] == "ok"
 
 
+def test_the_doctor_sends_nobody_to_fetch_models_while_no_node_answers(
+    council: Council, master: FakeMaster
+) -> None:
+    master.workers["pc2"] = {"name": "pc2", "url": "http://pc2:8001", "state": "unreachable", "engines": []}
+    master.offered = []
+    ended = council.run("doctor", "--url", master.url, COUNCIL_PORT="0", COUNCIL_NODE_PORT="0")
+    assert ended.code == 1
+    assert "none: no node answers" in ended.out
+    assert "council worker remove pc2" in ended.out
+    assert "models pull" not in ended.out
+
+
 def test_the_doctor_names_a_misspelt_setting_and_a_missing_engine(
     council: Council, master: FakeMaster
 ) -> None:

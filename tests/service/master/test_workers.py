@@ -76,6 +76,10 @@ async def test_a_node_is_added_shown_drained_resumed_and_removed(place: Place) -
         waiting = await client.post("/api/council/sessions?wait=true&wait_s=0.3", json=question)
         assert waiting.status_code in (202, 409)
         assert not place.standin.calls(kind="chat"), "a draining node was sent a call"
+        anybody = await client.post("/api/council/sessions", json={"question": "?"})
+        assert (anybody.status_code, anybody.json()["code"]) == (409, "model_unavailable")
+        assert "pc2: draining" in anybody.json()["detail"]
+        assert "council worker resume pc2" in anybody.json()["detail"]
         resumed = await client.post(f"{WORKERS}/pc2/resume")
         assert (resumed.status_code, resumed.json()["state"]) == (200, "healthy")
         done = await client.post("/api/council/sessions?wait=true", json=question)

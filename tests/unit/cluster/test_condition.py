@@ -41,7 +41,7 @@ def open_breaker() -> Breaker:
         (node("unreachable", last_seen=1000.0), "no answer for 65 s"),
         (node("unreachable", last_seen=1065.0 - 3 * 3600), "no answer for 3 h"),
         (node("unreachable", last_seen=2000.0), "no answer for 0 s"),
-        (node("healthy", draining=True), "draining"),
+        (node("healthy", draining=True), "until `council worker resume pc2`"),
         (node("healthy", breaker=open_breaker()), "3 times in a row"),
         (
             node("degraded", health=health("degraded", engine="connected", background_engine="disconnected")),
