@@ -6,8 +6,8 @@ import asyncio
 import json
 import sys
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing, contextmanager
 from typing import Any, Final
 
 import typer
@@ -42,9 +42,23 @@ async def _fetch(
         if body.get("worker") or body.get("all"):
             await require(url, key)  # says that no master runs, and how to start one
         async with aclosing(_fetch_here(str(body["model"]))) as lines:
-            return await _follow(lines, progress)
+            with _told_on_stop("what came is kept, and the same command goes on from there"):
+                return await _follow(lines, progress)
     async with MasterClient(found.url, found.key) as master:
-        return await _follow(master.lines("POST", PULL_PATH, body), progress)
+        with _told_on_stop("the fetch goes on there; the same command shows how far it is"):
+            return await _follow(master.lines("POST", PULL_PATH, body), progress)
+
+
+@contextmanager
+def _told_on_stop(words: str) -> Iterator[None]:
+    """Ctrl-C arrives as the cancellation of the loop's main task."""
+    try:
+        yield
+    except asyncio.CancelledError:
+        from master.cli.terminal import tell
+
+        tell(words)
+        raise
 
 
 async def _fetch_here(model: str) -> AsyncGenerator[str, None]:

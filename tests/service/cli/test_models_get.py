@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -79,6 +81,19 @@ def test_progress_that_ends_before_success_fails_the_command(
     failed = council.run("models", "get", "tinyllama", "--url", master.url)
     assert failed.code == 1
     assert failed.out == ""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no signal for one process")
+def test_ctrl_c_says_that_what_came_is_kept(council: Council, hub: FakeHub) -> None:
+    hub.stop_after = 0
+    command = council.start("models", "get", f"hf:{PLACE}", HF_ENDPOINT=hub.url, **ALONE)
+    with command as process:
+        assert hub.stopped.wait(30)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert b"the same command goes on from there" in err
+    assert b"Traceback" not in err
 
 
 def test_an_unknown_name_lists_the_known_ones(council: Council) -> None:
