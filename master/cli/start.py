@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -60,7 +60,10 @@ def start_node(
     token: Annotated[
         str | None, typer.Option("--token", help="What `council worker token` printed on the master.")
     ] = None,
-    engine: Annotated[str | None, typer.Option("--engine", help="auto, ollama, openai or embedded.")] = None,
+    engine: Annotated[
+        Literal["auto", "ollama", "openai", "embedded"] | None,
+        typer.Option("--engine", help="What serves the models; auto looks for it."),
+    ] = None,
     insecure_lan: InsecureOption = False,
     port_file: PortFileOption = None,
     config: ConfigOption = None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import typer
 
@@ -103,7 +103,10 @@ def _spelling(param: Any) -> str:
 
 
 def _value(param: Any) -> str:
-    return _TYPE_WORDS[param.type_descriptor.annotation]
+    annotation = param.type_descriptor.annotation
+    if get_origin(annotation) is Literal:
+        return ", ".join(map(str, get_args(annotation)))
+    return _TYPE_WORDS[annotation]
 
 
 def _about(param: Any) -> str:

@@ -186,6 +186,14 @@ def test_a_misspelt_command_is_a_usage_error_with_a_guess(council: Council) -> N
     assert "ask" in ended.err
 
 
+def test_an_engine_that_is_none_is_wrong_usage_of_the_command_that_was_typed(council: Council) -> None:
+    ended = council.run("node", "start", "--engine", "foo")
+    assert ended.code == 2
+    assert "council node start" in ended.err
+    assert "'embedded'" in ended.err
+    assert "worker_node" not in ended.err
+
+
 def test_models_are_recommended_where_no_master_runs(council: Council) -> None:
     for use, name in (("council", "qwen2.5:0.5b"), ("background", "llama3.2:3b")):
         ended = council.run("models", "recommended", "--for", use, "--json", COUNCIL_PORT="9")
