@@ -52,7 +52,7 @@ class Asking:
 
     async def run(self) -> Session:
         """Ask and follow to the end; the report is printed."""
-        async with self._master() as found, MasterClient(found.url, found.key) as client:
+        async with self._master() as found, MasterClient(found.url, found.key, verify=found.verify) as client:
             self._client = client
             self.opening = True
             session: Session = await client.post("/api/council/sessions", self._ask.body)
@@ -105,7 +105,8 @@ class Asking:
         )
         async with self._child as child:
             await child.until_ready()
-            yield Located(str(child.ready["url"]), ask.key or (settings.key if settings else None))
+            key = ask.key or (settings.key if settings else None)
+            yield Located(str(child.ready["url"]), key, verify=False)
 
     def _tell(self, session: Session, streamed: str) -> None:
         if self._ask.as_json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
@@ -11,8 +12,8 @@ import httpx
 
 from common.errors import from_problem
 from common.protocol import LineSplitter
+from master.cli import trust
 from master.cli.failure import CommandFailedError, NoMasterError, from_council_error
-from master.cli.trust import HINT, is_untrusted, verify
 
 CONNECT_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 60.0
@@ -21,10 +22,18 @@ READ_TIMEOUT_S = 60.0
 class MasterClient:
     """REST calls to one master. Use it as an async context; every failure is a `CommandFailedError`."""
 
-    def __init__(self, url: str, key: str | None = None, *, read_timeout_s: float = READ_TIMEOUT_S) -> None:
+    def __init__(
+        self,
+        url: str,
+        key: str | None = None,
+        *,
+        verify: ssl.SSLContext | bool | None = None,
+        read_timeout_s: float = READ_TIMEOUT_S,
+    ) -> None:
+        """`verify`: with what its certificate is checked, as `locate` found; else `trust.verify`."""
         self.url = url.rstrip("/")
         self.key = key
-        self.verify = verify(url)
+        self.verify = trust.verify(url) if verify is None else verify
         try:
             self._http = httpx.AsyncClient(
                 base_url=self.url,
@@ -95,9 +104,9 @@ class MasterClient:
         except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
             raise NoMasterError(self.url, "an address looks like http://192.168.1.20:8000") from error
         except httpx.TransportError as error:
-            if is_untrusted(error):
+            if trust.is_untrusted(error):
                 raise CommandFailedError(
-                    f"the certificate of {self.url} is not trusted here", hint=HINT
+                    f"the certificate of {self.url} is not trusted here", hint=trust.HINT
                 ) from error
             raise NoMasterError(self.url, str(error) or type(error).__name__) from error
 

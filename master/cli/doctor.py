@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from master.cli.checks import Finding
+    from master.cli.locate import Located
 
 OLLAMA_DEFAULT = "http://127.0.0.1:11434"
 _ANSWERING = ("healthy", "degraded", "draining")
@@ -41,12 +42,12 @@ async def examine(url: str | None, key: str | None, config: Path | None) -> list
     """Every finding, in the order in which they explain each other."""
     from master.cli import checks
     from master.cli.addresses import default_url
-    from master.cli.locate import probe
+    from master.cli.locate import Located, probe, reach
 
     found = [checks.python_version()]
     finding, master, node = checks.settings(config)
     found += [finding, *checks.environment(), checks.embedded_engine()]
-    address, health = url, None
+    address, answered = url, None
     if master is not None and node is not None:
         found += checks.data_folder(master.data_dir)
         here = await probe(default_url(master)) if master.port else None
@@ -60,10 +61,10 @@ async def examine(url: str | None, key: str | None, config: Path | None) -> list
         address = address or await _running_here(master)
     if address is not None:
         address = address if "://" in address else f"http://{address}"
-        health = await probe(address)
-    found.append(_master(url, address, health))
-    if address is not None and (health or {}).get("role") == "master":
-        found += await _cluster(address, key)
+        answered = await reach(address)
+    found.append(_master(url, address, answered.health if answered is not None else None))
+    if address is not None and answered is not None and answered.is_master:
+        found += await _cluster(Located(address, key, answered.verify))
     return found
 
 
@@ -120,13 +121,13 @@ async def _ollama(base_url: str | None) -> Finding:
     return Finding("ok", "ollama", f"{version} at {address}")
 
 
-async def _cluster(address: str, key: str | None) -> list[Finding]:
+async def _cluster(master: Located) -> list[Finding]:
     from master.cli.checks import Finding
     from master.cli.client import MasterClient
     from master.cli.failure import CommandFailedError
 
     try:
-        async with MasterClient(address, key) as client:
+        async with MasterClient(master.url, master.key, verify=master.verify) as client:
             workers = (await client.get("/api/cluster/workers"))["workers"]
             models = (await client.get("/api/council/models"))["models"]
     except CommandFailedError as error:

@@ -44,7 +44,7 @@ async def _fetch(
         async with aclosing(_fetch_here(str(body["model"]))) as lines:
             with _told_on_stop("what came is kept, and the same command goes on from there"):
                 return await _follow(lines, progress)
-    async with MasterClient(found.url, found.key) as master:
+    async with MasterClient(found.url, found.key, verify=found.verify) as master:
         with _told_on_stop("the fetch goes on there; the same command shows how far it is"):
             return await _follow(master.lines("POST", PULL_PATH, body), progress)
 

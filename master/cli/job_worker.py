@@ -32,7 +32,6 @@ def worker(
     from master.background.worker import run_worker
     from master.cli.addresses import load_settings
     from master.cli.locate import require
-    from master.cli.trust import verify
 
     settings = load_settings(config, data_dir=data_dir, database_url=database_url)
     found = asyncio.run(require(url, key))
@@ -41,7 +40,7 @@ def worker(
             settings,
             url=found.url,
             key=found.key,
-            verify=verify(found.url),
+            verify=found.verify,
             exit_with_parent=exit_with_parent,
         )
     )

@@ -12,6 +12,8 @@ from master.cli.addresses import default_url, load_settings, local_addresses
 from master.cli.failure import CommandFailedError, NoMasterError
 
 if TYPE_CHECKING:
+    import ssl
+
     from common.master_settings import MasterSettings
     from master.cli.client import MasterClient
 
@@ -21,10 +23,23 @@ PROBE_TIMEOUT_S = 3.0
 
 @dataclass(frozen=True, slots=True)
 class Located:
-    """A master that answered: its address and the key to use there."""
+    """A master that answered: its address and the key to use there. `verify`: see `MasterClient`."""
 
     url: str
     key: str | None
+    verify: ssl.SSLContext | bool
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What `probe` tells, and with what the certificate of who told it was checked."""
+
+    health: dict[str, Any]
+    verify: ssl.SSLContext | bool
+
+    @property
+    def is_master(self) -> bool:
+        return self.health.get("role") == "master"
 
 
 async def probe(url: str, data_dir: Path | None = None) -> dict[str, Any] | None:
@@ -33,14 +48,35 @@ async def probe(url: str, data_dir: Path | None = None) -> dict[str, Any] | None
     What answers without being one of ours gives `{"role": "other"}`; a certificate that is not trusted here
     `{"role": "untrusted"}`. `data_dir`: see `trust.verify`.
     """
+    answered = await reach(url, data_dir)
+    return answered.health if answered is not None else None
+
+
+async def reach(url: str, data_dir: Path | None = None) -> Answered | None:
+    """Like `probe`, with how to go on talking to who answered.
+
+    A certificate that is not trusted for this address may be a person's, for another name: the master is
+    asked for the cluster's own then.
+    """
+    from master.cli.trust import by_name, verify
+
+    usual = verify(url, data_dir)
+    health = await _health(url, usual)
+    if health is not None and health.get("role") == "untrusted":
+        ours = by_name(data_dir)
+        named = await _health(url, ours) if ours is not None else None
+        if ours is not None and named is not None and named.get("role") == "master":
+            return Answered(named, ours)
+    return Answered(health, usual) if health is not None else None
+
+
+async def _health(url: str, verify: ssl.SSLContext | bool) -> dict[str, Any] | None:
     import httpx
 
-    from master.cli.trust import is_untrusted, verify
+    from master.cli.trust import is_untrusted
 
     try:
-        async with httpx.AsyncClient(
-            timeout=PROBE_TIMEOUT_S, trust_env=False, verify=verify(url, data_dir)
-        ) as http:
+        async with httpx.AsyncClient(timeout=PROBE_TIMEOUT_S, trust_env=False, verify=verify) as http:
             response = await http.get(f"{url.rstrip('/')}/health")
     except (httpx.TransportError, httpx.InvalidURL, ValueError) as error:
         return {"role": "untrusted"} if is_untrusted(error) else None
@@ -59,14 +95,14 @@ async def locate(url: str | None, key: str | None, settings: MasterSettings | No
     if url is not None:
         if "://" not in url:
             url = f"http://{url}"
-        _require_master(url, await probe(url))
-        return Located(url.rstrip("/"), key)
+        answered = await reach(url)
+        return Located(url.rstrip("/"), key, _require_master(url, answered).verify)
     settings = settings or load_settings()
     key = key or settings.key
     for address in local_addresses(settings):
-        health = await probe(address)
-        if health is not None and health.get("role") == "master":
-            return Located(address, key)
+        answered = await reach(address, settings.data_dir)
+        if answered is not None and answered.is_master:
+            return Located(address, key, answered.verify)
     return None
 
 
@@ -78,9 +114,10 @@ async def require(url: str | None, key: str | None) -> Located:
     return found
 
 
-def _require_master(url: str, health: dict[str, Any] | None) -> None:
-    if health is None:
+def _require_master(url: str, answered: Answered | None) -> Answered:
+    if answered is None:
         raise NoMasterError(url)
+    health = answered.health
     if health.get("role") == "untrusted":
         from master.cli.trust import HINT
 
@@ -90,11 +127,12 @@ def _require_master(url: str, health: dict[str, Any] | None) -> None:
             f"{url} is the worker node {health.get('name')}, not a master",
             hint="questions go to the master; nodes are added there with `council worker add`",
         )
-    if health.get("role") != "master":
+    if not answered.is_master:
         raise CommandFailedError(
             f"something answers at {url}, but it is not a council's master",
             hint="name the master with --url or COUNCIL_URL, or start one with `council up`",
         )
+    return answered
 
 
 def call_master(url: str | None, key: str | None, work: Callable[[MasterClient], Awaitable[T]]) -> T:
@@ -104,7 +142,7 @@ def call_master(url: str | None, key: str | None, work: Callable[[MasterClient],
         from master.cli.client import MasterClient
 
         found = await require(url, key)
-        async with MasterClient(found.url, found.key) as client:
+        async with MasterClient(found.url, found.key, verify=found.verify) as client:
             return await work(client)
 
     return asyncio.run(run())

@@ -1,4 +1,8 @@
-"""Which certificates the command accepts: the system's, this machine's own authority, and `COUNCIL_CA`."""
+"""Which certificates the command accepts: the system's, this machine's own authority, and `COUNCIL_CA`.
+
+A master may show a person's certificate, which names neither 127.0.0.1 nor an address of the LAN. Who knows
+the cluster's authority asks for the cluster's own instead, by the name that is in no DNS.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import os
 import ssl
 from pathlib import Path
 
+from common.tls import MASTER_NAME
 from master.cli.failure import CommandFailedError
 
 ENVIRONMENT = "COUNCIL_CA"
@@ -23,10 +28,38 @@ def verify(url: str, data_dir: Path | None = None) -> ssl.SSLContext | bool:
     """
     if not url.startswith(("https://", "wss://")):
         return False
+    context = ssl.create_default_context()
+    _load_ours(context, data_dir)
+    return context
+
+
+def by_name(data_dir: Path | None = None) -> ssl.SSLContext | None:
+    """Like `verify`, for a master's certificate of the cluster, whatever address was dialled; `None` where
+    no authority is known that could have signed it.
+    """
+    context = _ByName(ssl.PROTOCOL_TLS_CLIENT)
+    return context if _load_ours(context, data_dir) else None
+
+
+class _ByName(ssl.SSLContext):
+    """Asks every peer for the master's own name, and accepts no other."""
+
+    def wrap_bio(
+        self,
+        incoming: ssl.MemoryBIO,
+        outgoing: ssl.MemoryBIO,
+        server_side: bool = False,
+        server_hostname: str | bytes | None = None,
+        session: ssl.SSLSession | None = None,
+    ) -> ssl.SSLObject:
+        return super().wrap_bio(incoming, outgoing, server_side, MASTER_NAME, session)
+
+
+def _load_ours(context: ssl.SSLContext, data_dir: Path | None) -> bool:
+    """Trust the folder's authority and the named one; whether there was any."""
     from master.authority import read_certificate
     from master.cli.addresses import load_settings
 
-    context = ssl.create_default_context()
     own = read_certificate(data_dir or load_settings().data_dir)
     if own is not None:
         context.load_verify_locations(cadata=own)
@@ -36,7 +69,7 @@ def verify(url: str, data_dir: Path | None = None) -> ssl.SSLContext | bool:
             context.load_verify_locations(cafile=named)
         except (OSError, ssl.SSLError) as error:
             raise CommandFailedError(f"{ENVIRONMENT}={named} is no certificate that can be read") from error
-    return context
+    return own is not None or bool(named)
 
 
 def is_untrusted(error: BaseException) -> bool:

@@ -9,11 +9,13 @@ import socket
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from common.certificates import Authority
 from tests.service.cli.command import Council
 
 QUESTION = "Why is the sky blue?"
@@ -192,6 +194,40 @@ def test_a_council_for_other_machines_names_both_addresses(council: Council, qui
         untrusted = council.run(
             "models", "list", "--url", f"https://127.0.0.1:{quiet['COUNCIL_PORT']}", **stranger
         )
+        assert (untrusted.code, "export-ca" in untrusted.err) == (1, True)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(50) == 0
+
+
+def persons_certificate(folder: Path, name: str) -> dict[str, str]:
+    """A certificate that names only `name`, of an authority that nobody here trusts, as settings."""
+    chain = Authority.make(name, now=datetime.now(UTC)).issue_with_key([name], datetime.now(UTC))
+    end = "-----END PRIVATE KEY-----\n"
+    key, _, certificates = chain.partition(end)
+    (folder / "key.pem").write_text(key + end)
+    (folder / "cert.pem").write_text(certificates)
+    return {"COUNCIL_TLS_CERT": str(folder / "cert.pem"), "COUNCIL_TLS_KEY": str(folder / "key.pem")}
+
+
+def test_a_council_whose_certificate_names_another_host_is_used_from_its_own_machine(
+    council: Council, quiet: dict[str, Any], tmp_path: Path
+) -> None:
+    quiet["COUNCIL_KEY"] = "lc_0123456789abcdef"
+    certificate = persons_certificate(tmp_path, "council.example.org")
+    with council.start("up", "--host", "0.0.0.0", "--no-browser", **quiet, **certificate) as process:
+        url = wait_for_line(process, "The council is at").split()[-1]
+        wait_for_line(process, "Ready")
+        told = council.run("worker", "token", **quiet)
+        assert (told.code, "council node start --join" in told.out) == (0, True), told.err
+        # The address that was printed, its socket, and the doctor work as well.
+        asked = council.run("ask", QUESTION, "--json", "--url", url, **quiet)
+        assert (asked.code, "starting" in asked.err) == (0, False), asked.err
+        assert council.run("doctor", **quiet).code == 0
+        second = council.run("up", "--no-browser", "--port", "0", **quiet)
+        assert f"is used by the council at {url}" in second.err
+        # Who has another folder has no authority to ask for, and trusts nobody.
+        stranger = {**quiet, "COUNCIL_DATA_DIR": str(council.home / "elsewhere")}
+        untrusted = council.run("models", "list", "--url", url, **stranger)
         assert (untrusted.code, "export-ca" in untrusted.err) == (1, True)
         process.send_signal(signal.SIGTERM)
         assert process.wait(50) == 0
