@@ -17,9 +17,10 @@ from common.security import bearer, is_loopback, new_key
 from common.tls import short_fingerprint
 from master.api import permission
 from master.api.schemas import CreateToken, Join, Renew
-from master.cluster.registry import Node, default_name
+from master.cluster.registry import default_name
 from master.keyring import token_digest
 from master.services import Master, Services
+from master.whereabouts import NODE_KEY
 
 router = APIRouter(tags=["cluster"])
 _log = get_logger(__name__)
@@ -59,13 +60,12 @@ async def join(body: Join, request: Request, master: Master) -> dict[str, Any]:
     url = _node_url(request, body.port, "http" if body.request is None else "https")
     _check_wire(master, request, body.request)
     name = body.name or default_name(url)
-    replaced = _replaced(master, name, url)
+    _check_name(master, name, url)
     master.registry.check_name(name)
     certificate = _sign(master, body.request, name)
-    key = new_key("lcn")
-    await master.store.access.join(token_digest(token), name=name, url=url, key=key, replace=bool(replaced))
-    for node in replaced:
-        await master.registry.remove(node.name)
+    key = new_key(NODE_KEY)
+    await master.store.access.join(token_digest(token), name=name, url=url, key=key)
+    await _make_way(master, name, url)
     master.registry.add(url, name=name, key=key)
     _log.info("node joined", node=name, url=url)
     return {
@@ -86,6 +86,7 @@ async def renew(body: Renew, request: Request, master: Master) -> dict[str, Any]
     node = master.registry.get(name)
     url = _node_url(request, body.port, node.client.url.partition(":")[0])
     if url != node.client.url:
+        master.registry.check_move(name, url)
         await master.store.access.move_node(name, url)
         await master.registry.move(name, url)
         _log.info("node moved", node=name, url=url)
@@ -97,6 +98,7 @@ async def renew(body: Renew, request: Request, master: Master) -> dict[str, Any]
         "url": url,
         "state": node.state,
         "error": node.error,
+        "heartbeat_s": master.settings.heartbeat_s,
     }
 
 
@@ -117,15 +119,26 @@ def _check_wire(master: Services, request: Request, certificate_request: str | N
         raise InvalidRequestError("nodes of this cluster speak TLS; start the node without --insecure-lan")
 
 
-def _replaced(master: Services, name: str, url: str) -> list[Node]:
-    """The nodes whose place the newcomer takes: those at its own address. Raises `ConflictError`."""
+def _check_name(master: Services, name: str, url: str) -> None:
+    """Raise `ConflictError` when the newcomer's name is that of a node elsewhere."""
     known = master.registry.nodes.get(name)
     if known is not None and known.client.url != url:
+        where = "without an address" if known.is_nowhere else f"at {known.client.url}"
         raise ConflictError(
-            f"a node named {name} is known at {known.client.url}; start this one with another --name, or "
-            f"remove that one: council worker remove {name}"
+            f"a node named {name} is known {where}; start this one with another --name, or remove that one: "
+            f"council worker remove {name}"
         )
-    return [node for node in master.registry.nodes.values() if node.client.url == url]
+
+
+async def _make_way(master: Services, name: str, url: str) -> None:
+    """What `AccessRepository.join` did with who was at the newcomer's address, here."""
+    holder = master.registry.at(url)
+    if holder is None:
+        return
+    if holder.joined and holder.name != name:
+        await master.registry.lose(holder)
+    else:
+        await master.registry.remove(holder.name)
 
 
 def _node_url(request: Request, port: int, scheme: str) -> str:

@@ -17,6 +17,8 @@ def trouble(node: Node, now: float, wall: float) -> str | None:
     if node.state == "connecting":
         return "has not answered yet"
     if node.state == "unreachable":
+        if node.is_nowhere:
+            return "unreachable: another node has its address; it is found again when it tells its new one"
         if node.last_seen is None:
             return "unreachable: it has not answered since the master started"
         return f"unreachable: no answer for {_duration(wall - node.last_seen)}"

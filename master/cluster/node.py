@@ -15,6 +15,7 @@ from master.cluster.breaker import Breaker
 from master.cluster.history import History
 from master.cluster.node_client import NodeClient
 from master.cluster.placement import ModelPlace, NodeView
+from master.whereabouts import is_nowhere
 
 NodeState = Literal["connecting", "healthy", "degraded", "unhealthy", "unreachable"]
 ENGINES: tuple[EngineName, ...] = ("main", "background")
@@ -46,8 +47,20 @@ class Node:
     reported_name: str | None = None
     history: History = field(default_factory=History)
     mac: str | None = None
+    joined: bool = False  # it tells its address itself
     systems_told: int = 0  # how often its machine was looked at, and when last (monotonic seconds)
     system_told_at: float = float("-inf")
+
+    @property
+    def is_nowhere(self) -> bool:
+        """Whether another node has its address, and it has told no new one yet."""
+        return is_nowhere(self.client.url)
+
+    @property
+    def is_surely_there(self) -> bool:
+        """Whether it answers at its address, and is no other node that happens to be there."""
+        proven = self.client.url.startswith("https://") or self.reported_name == self.name
+        return proven and self.state not in ("connecting", "unreachable")
 
     @property
     def answers(self) -> bool:

@@ -15,16 +15,24 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from common.errors import ConflictError, CouncilError, InvalidRequestError, NotFoundError
+from common.errors import (
+    ConflictError,
+    CouncilError,
+    InvalidRequestError,
+    NodeUnreachableError,
+    NotFoundError,
+)
 from common.logs import get_logger
 from common.protocol import EngineName, Health
 from common.security import host_name, is_loopback
 from common.tls import Trust, node_name
 from master.cluster import canary
+from master.cluster.breaker import Breaker
 from master.cluster.history import EVERY_S
 from master.cluster.node import ENGINES, Node
 from master.cluster.node_client import Inventory, NodeClient
 from master.cluster.wake import learned_mac
+from master.whereabouts import nowhere, tells_its_address
 
 __all__ = ["Node", "Registry"]
 
@@ -95,17 +103,19 @@ class Registry:
         self.check_name(chosen)
         if chosen in self.nodes:
             raise ConflictError(f"a node named {chosen} is known already; choose another --name")
-        if any(node.client.url == checked for node in self.nodes.values()):
+        if self.at(checked) is not None:
             raise ConflictError(f"{checked} is known already")
-        if key is not None:
-            self._check_wire(checked)
-        trust = self._trust(checked, chosen, fingerprint)
-        client = NodeClient(chosen, checked, key, connect_timeout_s=self._connect_timeout_s, trust=trust)
+        client = self._client(checked, chosen, key, fingerprint)
         self._expected.discard(chosen)
         node = Node(chosen, client, weight=self._weights.get(chosen, 1.0))
+        node.joined = tells_its_address(key, fingerprint)
         self.nodes[chosen] = node
-        self._tasks[chosen] = asyncio.create_task(self._watch(node), name=f"heartbeat {chosen}")
+        self._start_watching(node)
         return node
+
+    def at(self, url: str) -> Node | None:
+        """The node that is known at this address."""
+        return next((node for node in self.nodes.values() if node.client.url == url), None)
 
     @staticmethod
     def check_name(name: str) -> None:
@@ -115,14 +125,61 @@ class Registry:
                 f"{name!r} is no name for a node: letters, digits, '.', '_' and '-', at most 63"
             )
 
+    def check_move(self, name: str, url: str) -> None:
+        """Raise `ConflictError` when a node that joined may not have this address: another one is there."""
+        holder = self._holder(name, url)
+        if holder is not None and holder.is_surely_there:
+            raise ConflictError(f"{holder.name} answers at {url}")
+
     async def move(self, name: str, url: str) -> None:
-        """A node of the cluster's authority has another address now; calls that run there end."""
-        node = self.get(name)
+        """A node that joined has another address now; calls that run there end, and who was there is nowhere.
+
+        Raises `ConflictError`, and changes nothing, when that one does not tell its address itself, and
+        `InvalidRequestError` where its key would travel in the clear.
+        """
+        node, holder = self.get(name), self._holder(name, url)
         if node.client.key is not None:
-            self._check_wire(check_url(url))
-        await self.remove(name)
-        moved = self.add(url, name=name, key=node.client.key)
-        moved.draining, moved.mac = node.draining, node.mac
+            self._check_wire(url)
+        if holder is not None:
+            await self.lose(holder)
+        await self._settle(node, url)
+
+    async def lose(self, node: Node) -> None:
+        """Another node has the address of this one, which joined: it is known, and nowhere."""
+        _log.warning("node lost its address to another", node=node.name, url=node.client.url)
+        await self._settle(node, nowhere(node.client.url, node.name))
+
+    def _holder(self, name: str, url: str) -> Node | None:
+        holder = self.at(url)
+        if holder is None or holder.name == name:
+            return None
+        if not holder.joined:
+            raise ConflictError(
+                f"{holder.name} was given the address {url} by hand or by COUNCIL_NODES; remove it there, if "
+                f"{name} is at that address now"
+            )
+        return holder
+
+    async def _settle(self, node: Node, url: str) -> None:
+        """Reach a node elsewhere from now on; nothing is waited for before it is."""
+        old, watching = node.client, self._tasks[node.name]
+        node.client = self._client(url, node.name, old.key, None)
+        node.state, node.error = "connecting", None
+        node.breaker, node.background_breaker, node.model_breakers = Breaker(), Breaker(), {}
+        self._start_watching(node)
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+        await old.aclose()
+        self._tell(node)
+
+    def _start_watching(self, node: Node) -> None:
+        self._tasks[node.name] = asyncio.create_task(self._watch(node), name=f"heartbeat {node.name}")
+
+    def _client(self, url: str, name: str, key: str | None, fingerprint: str | None) -> NodeClient:
+        if key is not None:
+            self._check_wire(url)
+        trust = self._trust(url, name, fingerprint)
+        return NodeClient(name, url, key, connect_timeout_s=self._connect_timeout_s, trust=trust)
 
     def _check_wire(self, url: str) -> None:
         """Raise `InvalidRequestError` where a key would leave this machine without TLS."""
@@ -187,14 +244,19 @@ class Registry:
     async def refresh(self, node: Node) -> None:
         """One heartbeat now."""
         before, checks = node.state, node.health.checks if node.health is not None else {}
+        client = node.client
         try:
-            health = await node.client.health()
+            if node.is_nowhere:
+                raise NodeUnreachableError(f"another node has the address of {node.name}", node=node.name)
+            health = await client.health()
             engines, inventory = node.engines, None
-            if engines == [] or health.checks != checks or node.state == "unreachable":
-                engines = await node.client.engines()
+            if engines == [] or health.checks != checks or node.state in ("connecting", "unreachable"):
+                engines = await client.engines()
             # Each engine may serve while the other is down.
             if health.status != "unhealthy" or health.checks.get(_BACKGROUND) == "connected":
-                inventory = await node.client.inventory()
+                inventory = await client.inventory()
+            if node.client is not client:  # it has moved meanwhile, and who answered was another
+                return
             # All at once: whoever looks meanwhile must not see half of it.
             node.engines, node.health, node.last_seen = engines, health, time.time()
             node.reported_name = health.name
@@ -203,6 +265,8 @@ class Registry:
             if inventory is not None:
                 _take_stock(node, inventory)
         except CouncilError as error:
+            if node.client is not client:
+                return
             node.state, node.error = "unreachable", error.detail
         if node.state != before:
             _log.info("node state", node=node.name, was=before, state=node.state, reason=node.error)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
-from common.errors import CouncilError
+from common.errors import ConflictError, CouncilError
 from common.logs import get_logger
 from master.cluster.registry import Registry
 from master.state.nodes import StoredNode
+from master.whereabouts import is_nowhere, nowhere, tells_its_address
 
 _log = get_logger(__name__)
 
@@ -47,6 +49,14 @@ class SharedNodes:
         try:
             added = self._registry.add(node.url, name=node.name, key=node.key, fingerprint=node.fingerprint)
             added.draining, added.mac = node.draining, node.mac
+        except ConflictError as error:
+            # It is a member all the same, or its next word would be refused and it would leave the cluster.
+            if tells_its_address(node.key, node.fingerprint) and not is_nowhere(node.url):
+                _log.warning("stored node has no address here", node=node.name, reason=error.detail)
+                self._add(replace(node, url=nowhere(node.url, node.name)))
+                self._known[node.name] = node
+            else:
+                _log.warning("stored node skipped", node=node.name, reason=error.detail)
         except CouncilError as error:
             _log.warning("stored node skipped", node=node.name, reason=error.detail)
 
@@ -58,9 +68,14 @@ class SharedNodes:
         if (here.client.url, here.client.key) != (node.url, node.key) and (
             (before.url, before.key, before.fingerprint) != (node.url, node.key, node.fingerprint)
         ):
-            await self._registry.remove(node.name)
-            self._add(node)
-            return
+            if not here.joined or (here.client.key, None) != (node.key, node.fingerprint):
+                await self._registry.remove(node.name)
+                self._add(node)
+                return
+            try:
+                await self._registry.move(node.name, node.url)
+            except ConflictError as error:
+                _log.warning("node not moved here", node=node.name, reason=error.detail)
         here.mac = node.mac
         if here.draining != node.draining:
             here.draining = node.draining

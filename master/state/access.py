@@ -14,6 +14,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 from common.errors import ConflictError, NotFoundError, UnauthorizedError
 from master.state.database import Transactions
 from master.state.tables import Base, NodeRow
+from master.whereabouts import nowhere, tells_its_address
 
 Role = Literal["person", "admin"]
 _USED_TOKENS_KEPT = timedelta(days=1)
@@ -92,11 +93,12 @@ class AccessRepository:
             row = await db.get(JoinTokenRow, digest)
             return row is not None and row.used_by is None and row.expires_at > datetime.now(UTC)
 
-    async def join(self, digest: str, *, name: str, url: str, key: str, replace: bool) -> None:
+    async def join(self, digest: str, *, name: str, url: str, key: str) -> None:
         """Use a token up and keep the node that came with it, both or neither.
 
-        `replace`: a node of that name, and one at that address, gives way. Raises `UnauthorizedError` (the
-        token is used, too old or unknown) and `ConflictError` (name or address taken; the token lives on).
+        A node of that name at that address is the same one, which joins anew; another one there loses its
+        address, or gives way where a person put it there. Raises `UnauthorizedError` (the token is used, too
+        old or unknown) and `ConflictError` (the name is taken elsewhere; the token lives on).
         """
         now = datetime.now(UTC)
         unused = (JoinTokenRow.digest == digest) & JoinTokenRow.used_by.is_(None)
@@ -109,16 +111,28 @@ class AccessRepository:
                     raise UnauthorizedError(
                         "this token is used up or too old; `council worker token` prints a new one"
                     )
-                if replace:
-                    await db.execute(delete(NodeRow).where((NodeRow.name == name) | (NodeRow.url == url)))
+                for row in await db.scalars(select(NodeRow).where(NodeRow.url == url)):
+                    if row.name != name and tells_its_address(row.key, row.fingerprint):
+                        row.url = nowhere(url, row.name)
+                    else:
+                        await db.delete(row)
+                await db.flush()
                 db.add(NodeRow(name=name, url=url, key=key, draining=False, added_at=now))
         except IntegrityError as error:
             raise ConflictError(f"a node named {name} or at {url} is known already") from error
 
     async def move_node(self, name: str, url: str) -> None:
-        """Keep a node's new address. Raises `ConflictError` when another node is there."""
+        """Keep the new address of a node that joined; another one that had it is nowhere from now on.
+
+        Raises `ConflictError`, and keeps nothing, when that one is there because a person said so.
+        """
+        others = select(NodeRow).where((NodeRow.url == url) & (NodeRow.name != name))
         try:
             async with self._db.write() as db:
+                for row in await db.scalars(others):
+                    if tells_its_address(row.key, row.fingerprint):
+                        row.url = nowhere(url, row.name)
+                await db.flush()
                 await db.execute(update(NodeRow).where(NodeRow.name == name).values(url=url))
         except IntegrityError as error:
             raise ConflictError(f"another node is known at {url}") from error

@@ -1,15 +1,20 @@
-"""What the registry keeps of a node's answers."""
+"""What the registry keeps of a node's answers, and of nodes that move."""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
 from typing import cast
 
 import pytest
 
-from common.errors import InvalidRequestError
+from common.errors import ConflictError, InvalidRequestError
 from common.protocol import EngineInfo, EngineName, Health, ModelInfo
+from master.cluster.condition import trouble
 from master.cluster.node_client import Inventory, NodeClient
 from master.cluster.registry import Node, Registry, check_url
+
+HERE, THERE = "http://198.51.100.20:8001", "http://198.51.100.21:8001"
 
 
 class TwoEngines:
@@ -88,3 +93,85 @@ async def test_a_key_leaves_this_machine_over_tls_only_unless_the_network_is_tru
         trusting.add("http://192.0.2.9:8001", name="pc2", key="a key").client.url == "http://192.0.2.9:8001"
     )
     await trusting.close()
+
+
+def joined(registry: Registry, name: str, url: str) -> Node:
+    return registry.add(url, name=name, key=f"lcn_{name}")
+
+
+@pytest.fixture
+async def registry() -> AsyncIterator[Registry]:
+    found = Registry(heartbeat_s=60, connect_timeout_s=1)
+    yield found
+    await found.close()
+
+
+async def test_a_node_that_moves_is_the_same_node_at_another_address(registry: Registry) -> None:
+    node = joined(registry, "pc2", HERE)
+    node.draining, node.mac = True, "aa:bb:cc:dd:ee:ff"
+    await registry.move("pc2", THERE)
+    assert registry.get("pc2") is node
+    assert (node.client.url, node.client.key, node.state) == (THERE, "lcn_pc2", "connecting")
+    assert (node.draining, node.mac, registry.at(HERE)) == (True, "aa:bb:cc:dd:ee:ff", None)
+
+
+async def test_a_node_whose_address_another_one_has_is_known_and_nowhere(registry: Registry) -> None:
+    sleeper, mover = joined(registry, "pc3", HERE), joined(registry, "pc2", THERE)
+    sleeper.state = "unreachable"
+    registry.check_move("pc2", HERE)
+    await registry.move("pc2", HERE)
+    assert registry.at(HERE) is mover
+    assert sleeper.is_nowhere
+    await registry.refresh(sleeper)  # nobody is asked for an address that is none
+    assert (sleeper.state, "another node has its address" in str(trouble(sleeper, 0, 0))) == (
+        "unreachable",
+        True,
+    )
+    await registry.move("pc3", THERE)
+    assert {name: node.client.url for name, node in registry.nodes.items()} == {"pc3": THERE, "pc2": HERE}
+
+
+async def test_a_move_to_the_address_that_a_person_gave_to_another_node_loses_neither(
+    registry: Registry,
+) -> None:
+    listed = registry.add(HERE, name="listed")
+    mover = joined(registry, "pc2", THERE)
+    with pytest.raises(ConflictError, match="listed was given the address"):
+        registry.check_move("pc2", HERE)
+    with pytest.raises(ConflictError, match="COUNCIL_NODES"):
+        await registry.move("pc2", HERE)
+    assert registry.nodes == {"listed": listed, "pc2": mover}
+    assert (listed.client.url, mover.client.url) == (HERE, THERE)
+
+
+async def test_a_node_that_answers_where_it_is_known_is_not_driven_away(registry: Registry) -> None:
+    holder = joined(registry, "pc3", HERE)
+    joined(registry, "pc2", THERE)
+    holder.state, holder.reported_name = "healthy", "pc3"
+    with pytest.raises(ConflictError, match="pc3 answers at"):
+        registry.check_move("pc2", HERE)
+    holder.reported_name = "pc2"  # over plain HTTP whoever is there answers
+    registry.check_move("pc2", HERE)
+
+
+async def test_what_the_old_address_answers_late_is_not_taken_for_the_new_one(registry: Registry) -> None:
+    node = joined(registry, "pc2", HERE)
+    asked, told = asyncio.Event(), asyncio.Event()
+
+    class Late(TwoEngines):
+        async def health(self) -> Health:
+            asked.set()
+            await told.wait()
+            return await super().health()
+
+        async def aclose(self) -> None:
+            """It was never open."""
+
+    node.client = cast(NodeClient, Late())
+    refreshing = asyncio.create_task(registry.refresh(node))
+    await asked.wait()
+    node.client.key = "lcn_pc2"
+    await registry.move("pc2", THERE)
+    told.set()
+    await refreshing
+    assert node.state == "connecting"
