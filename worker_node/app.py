@@ -71,7 +71,7 @@ def create_app(
         else:
             await rest(scope, receive, send)
 
-    return Gatekeeper(route, keys=keys, loopback_only=loopback_only)
+    return Gatekeeper(route, keys=keys, loopback_only=loopback_only, heard=belonging.hear)
 
 
 def program_version() -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from common.asgi import App, Receive, Scope, Send, send_body
+from common.asgi import App, Receive, Scope, Send, header, send_body
 from common.attempts import Attempts, peer_of
 from common.errors import (
     PROBLEM_MEDIA_TYPE,
@@ -52,25 +52,41 @@ class Gatekeeper:
     `keys` tells those that open it now. `None`: nobody is asked, which the entry point allows on loopback (or
     with `--insecure-lan`). Then at least no web page may use the node through a visitor's browser: an
     `Origin` is refused, and a `Host` that may be another site's name (DNS rebinding); `loopback_only` takes
-    this machine's own names alone.
+    this machine's own names alone. `heard` is told each key that was right, those of calls that need none as
+    well.
     """
 
-    def __init__(self, app: App, *, keys: Callable[[], Sequence[str]] | None, loopback_only: bool) -> None:
+    def __init__(
+        self,
+        app: App,
+        *,
+        keys: Callable[[], Sequence[str]] | None,
+        loopback_only: bool,
+        heard: Callable[[str], None],
+    ) -> None:
         self._app = app
         self._keys = keys
         self._loopback_only = loopback_only
         self._attempts = Attempts()
+        self._heard = heard
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and (scope["path"] != OPEN_ROUTE or self._keys is None):
-            refusal = self._refusal(scope)
-            if refusal is not None:
-                await send_problem(send, refusal)
-                return
-        elif scope["type"] == "websocket":
+        if scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
             return
+        if scope["type"] == "http":
+            if self._keys is not None and scope["path"] == OPEN_ROUTE:
+                self._listen(scope, self._keys())
+            elif (refusal := self._refusal(scope)) is not None:
+                await send_problem(send, refusal)
+                return
         await self._app(scope, receive, send)
+
+    def _listen(self, scope: Scope, keys: Sequence[str]) -> None:
+        """A call that needs no key may have one; nobody is told whether it is right."""
+        key = bearer(header(scope, b"authorization"))
+        if key is not None and any([keys_match(key, one) for one in keys]):
+            self._heard(key)
 
     def _refusal(self, scope: Scope) -> CouncilError | None:
         given: str | None = None
@@ -113,6 +129,7 @@ class Gatekeeper:
             )
         if any([keys_match(key, one) for one in keys]):
             self._attempts.passed(peer, digest)
+            self._heard(key)
             return None
         self._attempts.failed(peer, digest, now)
         return UnauthorizedError("that is not, or no longer, the key of this node")

@@ -7,7 +7,9 @@ another certificate.
 from __future__ import annotations
 
 import asyncio
+import random
 import ssl
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,6 +19,7 @@ import aiohttp
 import httpx
 import msgspec
 
+from common.addresses import own_addresses
 from common.errors import (
     CouncilError,
     NodeUnreachableError,
@@ -30,13 +33,14 @@ from common.logs import get_logger
 from common.security import is_loopback
 from common.tls import MASTER_NAME, Trust, explain, fingerprint_of, load_chain, parse_fingerprint
 from worker_node.membership import Belonging, Membership
+from worker_node.whereabouts import Whereabouts
 
 log = get_logger(__name__)
 T = TypeVar("T")
 
 _TIMEOUT_S = 15.0
-_TELL_EVERY_S = 3600.0
-_PAUSES_S = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
+_LOOK_EVERY_S = 1.0
+_JITTER = (0.8, 1.2)
 _TRANSPORT_ERRORS = (httpx.HTTPError, aiohttp.ClientError, OSError)
 
 
@@ -108,30 +112,47 @@ async def renew(one: Membership, port: int) -> tuple[Membership, dict[str, Any]]
 async def stay_known(
     one: Membership, port: int, belonging: Belonging, folder: Path, context: ssl.SSLContext | None
 ) -> None:
-    """Tell the master at each start and each hour, until cancelled; take the new certificates into use.
+    """Tell the master at each start, each hour, and when it is not heard any more, until cancelled; take the
+    new certificates into use.
 
     The master may be away for as long as it likes: it knows the node's last address, and calls.
     """
-    failures = 0
+    whereabouts = Whereabouts()
     while True:
-        pause_s = _TELL_EVERY_S
         try:
-            one, told = await renew(one, port)
-            await belonging.go_on(one)
-            if context is not None:
-                await asyncio.to_thread(load_chain, context, one.chain, folder)
-            failures = 0
-            _say_how_it_is_seen(told)
-        except UnauthorizedError as error:
-            log.error("the master refuses this node", master=one.master, reason=error.detail)
-            await belonging.end()
-        except CouncilError as error:
-            failures += 1
-            pause_s = _PAUSES_S[min(failures, len(_PAUSES_S)) - 1]
-            log.warning("the master was not told", master=one.master, reason=error.detail, again_in_s=pause_s)
+            addresses = await asyncio.to_thread(own_addresses)
+            if whereabouts.is_due(time.monotonic(), belonging.heard_at, addresses):
+                whereabouts.began(time.monotonic(), addresses, jitter=random.uniform(*_JITTER))
+                one = await _tell(one, port, belonging, whereabouts, folder, context)
         except Exception:
+            whereabouts.failed(time.monotonic())
             log.exception("telling the master failed", master=one.master)
-        await asyncio.sleep(pause_s)
+        await asyncio.sleep(_LOOK_EVERY_S)
+
+
+async def _tell(
+    one: Membership,
+    port: int,
+    belonging: Belonging,
+    whereabouts: Whereabouts,
+    folder: Path,
+    context: ssl.SSLContext | None,
+) -> Membership:
+    try:
+        one, told = await renew(one, port)
+        await belonging.go_on(one)
+        if context is not None:
+            await asyncio.to_thread(load_chain, context, one.chain, folder)
+        whereabouts.told(time.monotonic(), heartbeat_s=float(told.get("heartbeat_s") or 0.0))
+        _say_how_it_is_seen(told)
+    except UnauthorizedError as error:
+        whereabouts.refused(time.monotonic())
+        log.error("the master refuses this node", master=one.master, reason=error.detail)
+        await belonging.end()
+    except CouncilError as error:
+        pause_s = round(whereabouts.failed(time.monotonic()), 1)
+        log.warning("the master was not told", master=one.master, reason=error.detail, again_in_s=pause_s)
+    return one
 
 
 def _say_how_it_is_seen(told: dict[str, Any]) -> None:

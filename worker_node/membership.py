@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from pathlib import Path
 
 import msgspec
 
 from common.errors import SettingsError
 from common.logs import get_logger
-from common.security import new_key
+from common.security import keys_match, new_key
 from common.tls import fingerprint_of, read_private, write_private
 
 FILE = "node.json"
@@ -62,6 +63,12 @@ class Belonging:
         self._folder = folder
         self._member = member
         self.ended: str | None = None
+        self.heard_at = float("-inf")  # when the master last called, in monotonic seconds
+
+    def hear(self, key: str) -> None:
+        """Somebody called with one of this node's keys; with the member's own it is the master."""
+        if self._member is not None and keys_match(key, self._member.key):
+            self.heard_at = time.monotonic()
 
     @property
     def key(self) -> str | None:

@@ -54,6 +54,12 @@ class Machine:
     def mend(self) -> None:
         ip("-n", self.space, "link", "set", "eth0", "up")
 
+    def get(self, address: str) -> None:
+        """Another address in the same network, as a new lease brings it."""
+        ip("-n", self.space, "address", "flush", "dev", "eth0", "scope", "global")
+        ip("-n", self.space, "address", "add", f"{address}/24", "dev", "eth0")
+        self.address = address
+
 
 @dataclass
 class Cabling:

@@ -206,3 +206,16 @@ async def test_a_pc_that_nobody_hears_lets_go_of_its_engine(tmp_path: Path) -> N
             continue
         session = await net.get(session_id)
         assert (session["state"], session["error"]["code"]) == ("failed", "quorum_not_met")
+
+
+async def test_a_pc_that_gets_another_address_is_used_again_within_seconds(tmp_path: Path) -> None:
+    async with lan(tmp_path, "pc2", token_ms=5) as net:
+        pc2 = net.cables.machines["pc2"]
+        pc2.get(pc2.address.rpartition(".")[0] + ".77")
+        async with asyncio.timeout(15):
+            while True:
+                (seen,) = (await net.client.get("/api/cluster/workers")).json()["workers"]
+                if (seen["url"], seen["state"]) == (f"https://{pc2.address}:{NODE_PORT}", "healthy"):
+                    break
+                await asyncio.sleep(0.1)
+        assert_full(await net.council())
