@@ -63,6 +63,7 @@ class Belonging:
         self._folder = folder
         self._member = member
         self.ended: str | None = None
+        self._writing = asyncio.Lock()  # what is put aside must not be written again by who began before
         self.heard_at = float("-inf")  # when the master last called, in monotonic seconds
 
     def hear(self, key: str) -> None:
@@ -84,12 +85,14 @@ class Belonging:
             f"council node start --join {self._member.master} --token T"
         )
         log.error("this node was removed from its cluster", master=self._member.master, kept_as=REMOVED_FILE)
-        await asyncio.to_thread(_put_aside, self._folder)
+        async with self._writing:
+            await asyncio.to_thread(_put_aside, self._folder)
 
     async def go_on(self, member: Membership) -> None:
         """The master knows this node, perhaps again; keep what it told."""
         self._member, self.ended = member, None
-        await asyncio.to_thread(save, self._folder, member)
+        async with self._writing:
+            await asyncio.to_thread(save, self._folder, member)
 
 
 def _put_aside(folder: Path) -> None:
