@@ -22,7 +22,6 @@ from common.tls import fingerprint_of
 
 AUTHORITY_LIFETIME = datetime.timedelta(days=3650)
 LEAF_LIFETIME = datetime.timedelta(days=90)
-RENEW_BEFORE = datetime.timedelta(days=30)
 # Clocks of PCs differ: a certificate made now is good on a PC whose clock is a day behind.
 _BACKDATED = datetime.timedelta(days=1)
 _LOCAL_NAMES = ("localhost", "internal", "local", "lan", "home", "home.arpa", "localdomain")

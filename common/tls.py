@@ -80,10 +80,16 @@ def short_fingerprint(fingerprint: str) -> str:
 
 def server_context(chain_pem: str, folder: Path) -> ssl.SSLContext:
     """A server's context with its private key and chain (PEM, in one text)."""
+    context = new_server_context()
+    load_chain(context, chain_pem, folder)
+    return context
+
+
+def new_server_context() -> ssl.SSLContext:
+    """A server's context that has no certificate yet."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
-    load_chain(context, chain_pem, folder)
     return context
 
 

@@ -14,14 +14,24 @@ from typing import TYPE_CHECKING
 from common.addresses import own_addresses
 from common.errors import SettingsError
 from common.logs import get_logger
-from common.tls import MASTER_NAME, load_chain, node_name, read_private, server_context, write_private
+from common.tls import (
+    MASTER_NAME,
+    load_chain,
+    new_server_context,
+    node_name,
+    read_private,
+    server_context,
+    write_private,
+)
 
 if TYPE_CHECKING:
     from common.certificates import Authority
 
 FILE = "authority.json"
-_LOOK_EVERY_S = 3600.0
+_LOOK_EVERY_S = 60.0
 _RENEW_EVERY_S = 24 * 3600.0
+_RETRY_S = 3600.0
+_UNSPECIFIED = ("0.0.0.0", "::", "")
 _log = get_logger(__name__)
 
 
@@ -33,8 +43,9 @@ class ClusterAuthority:
         self._folder = folder
         self._host = host
         self._cluster = server_context(self._new_chain(), folder)
-        self._renewed_at = time.time()
-        self.context = self._cluster if own is None else self._beside(own)
+        self._renewed_at = self._tried_at = time.time()
+        self._own = None if own is None else OwnCertificate(*own)
+        self.context = self._cluster if self._own is None else self._beside(self._own)
 
     @classmethod
     def open(cls, folder: Path, *, host: str, own: tuple[Path, Path] | None = None) -> ClusterAuthority:
@@ -57,44 +68,98 @@ class ClusterAuthority:
         """A node's certificate and the authority's (PEM). Raises `InvalidRequestError`."""
         return self._authority.sign_request(request, [node_name(name)], datetime.now(UTC)) + self.certificate
 
-    async def renewing(self) -> None:
-        """Give the server a new certificate each day, so that none runs out and new addresses are in it.
+    async def renewing(
+        self,
+        *,
+        look_every_s: float = _LOOK_EVERY_S,
+        renew_every_s: float = _RENEW_EVERY_S,
+        retry_s: float = _RETRY_S,
+    ) -> None:
+        """Give the server a new certificate each day, so that none runs out and new addresses are in it, and
+        the person's own when its files have changed. What fails is logged, and tried again.
 
         The time is the wall clock's: a PC that slept for a month renews when it wakes.
         """
         while True:
-            await asyncio.sleep(_LOOK_EVERY_S)
-            if abs(time.time() - self._renewed_at) > _RENEW_EVERY_S:
-                chain = await asyncio.to_thread(self._new_chain)
-                await asyncio.to_thread(load_chain, self._cluster, chain, self._folder)
-                self._renewed_at = time.time()
+            await asyncio.sleep(look_every_s)
+            now = time.time()
+            try:
+                if abs(now - self._renewed_at) > renew_every_s and abs(now - self._tried_at) > retry_s:
+                    self._tried_at = now
+                    await asyncio.to_thread(self._renew)
+                if self._own is not None:
+                    await asyncio.to_thread(self._own.follow)
+            except Exception:
+                _log.exception("the master's certificate was not renewed", again_in_s=retry_s)
+
+    def _renew(self) -> None:
+        load_chain(self._cluster, self._new_chain(), self._folder)
+        self._renewed_at = time.time()
 
     def _new_chain(self) -> str:
         host = socket.gethostname()
         names = [MASTER_NAME, host, f"{host.split('.')[0]}.local", "localhost", self._host, *own_addresses()]
-        unspecified = ("0.0.0.0", "::", "")
-        chosen = [name for name in dict.fromkeys(names) if name not in unspecified]
+        chosen = [name for name in dict.fromkeys(names) if name not in _UNSPECIFIED]
         return self._authority.issue_with_key(chosen, datetime.now(UTC))
 
-    def _beside(self, own: tuple[Path, Path]) -> ssl.SSLContext:
+    def _beside(self, own: OwnCertificate) -> ssl.SSLContext:
         """A context with the person's own certificate, but the cluster's for who asks for its name."""
-        certificate, key = own
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.set_alpn_protocols(["http/1.1"])
-        try:
-            context.load_cert_chain(certificate, key)
-        except (OSError, ssl.SSLError) as error:
-            raise SettingsError(
-                f"COUNCIL_TLS_CERT={certificate} with COUNCIL_TLS_KEY={key} cannot be used: {error}"
-            ) from error
 
         def choose(connection: ssl.SSLObject, asked: str | None, _context: ssl.SSLContext) -> None:
-            if asked == MASTER_NAME:
-                connection.context = self._cluster
+            connection.context = self._cluster if asked == MASTER_NAME else own.context
 
+        # Not `own.context`, which gives way to another one: this is the server's for as long as it runs.
+        context = own.load()
         context.sni_callback = choose
         return context
+
+
+class OwnCertificate:
+    """A person's certificate chain and private key in files, which a program of theirs renews.
+
+    `context` is of the last files that could be used. Raises `SettingsError` when the first ones cannot.
+    """
+
+    def __init__(self, certificate: Path, key: Path) -> None:
+        self._certificate = certificate
+        self._key = key
+        self._seen = self._state()
+        self.context = self.load()
+
+    def load(self) -> ssl.SSLContext:
+        """A context with what the files hold now. Raises `SettingsError`."""
+        context = new_server_context()
+        try:
+            context.load_cert_chain(self._certificate, self._key)
+        except (OSError, ssl.SSLError) as error:
+            files = f"COUNCIL_TLS_CERT={self._certificate} with COUNCIL_TLS_KEY={self._key}"
+            raise SettingsError(f"{files} cannot be used: {error}") from error
+        return context
+
+    def follow(self) -> None:
+        """Serve what the files hold now, if they changed; files that cannot be used change nothing."""
+        state = self._state()
+        if state == self._seen:
+            return
+        self._seen = state
+        try:
+            self.context = self.load()
+        except SettingsError as error:
+            _log.warning("the certificate of before is served on", reason=error.detail)
+        else:
+            _log.info("certificate read anew", file=str(self._certificate))
+
+    def _state(self) -> list[tuple[int, int, int] | None]:
+        """What changes with the files, whether they are written or replaced."""
+        return [_file_state(self._certificate), _file_state(self._key)]
+
+
+def _file_state(path: Path) -> tuple[int, int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def open_authority(folder: Path) -> Authority:

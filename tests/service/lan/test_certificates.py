@@ -14,10 +14,11 @@ import httpx
 import pytest
 
 from common.certificates import Authority, certificate_request, new_private_key
-from common.tls import MASTER_NAME, node_name, server_context
+from common.tls import MASTER_NAME, Trust, node_name, server_context
 from tests.processes import Program
 from tests.service.lan.lan import LanMaster, lan_master, lan_node, refused
 from tests.standin import StandInOllama
+from worker_node import joining, membership, whereabouts
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -156,3 +157,41 @@ async def test_a_node_that_nobody_could_reach_does_not_join(tmp_path: Path) -> N
         tmp_path / "n", "--host", "127.0.0.1", "--join", "https://192.0.2.1:8000", "--token", "lct_x"
     )
     assert "--host 0.0.0.0" in told
+
+
+async def test_a_node_takes_its_new_certificates_into_use_while_it_serves(
+    master: LanMaster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(whereabouts, "EVERY_S", 0.1)  # an hour
+    monkeypatch.setattr(joining, "_LOOK_EVERY_S", 0.05)
+    one = await joining.join(master.url, await master.token(), name="hourly", port=9, tls=True)
+    context = server_context(one.chain, tmp_path)
+    trust = Trust.of_authority(master.authority, node_name("hourly"))
+
+    async def hear(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    async def shown(port: int) -> bytes:
+        _, writer = await asyncio.open_connection(
+            "127.0.0.1", port, ssl=trust.context, server_hostname=trust.server_name
+        )
+        writer.close()
+        found: bytes = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+        return found
+
+    server = await asyncio.start_server(hear, "127.0.0.1", 0, ssl=context)
+    telling = asyncio.create_task(
+        joining.stay_known(one, 9, membership.Belonging(tmp_path, one), tmp_path, context)
+    )
+    try:
+        async with server, asyncio.timeout(20):
+            seen: set[bytes] = set()
+            while len(seen) < 3:
+                seen.add(await shown(server.sockets[0].getsockname()[1]))
+        kept = membership.load(tmp_path)
+        assert kept is not None
+        assert kept.certificate != one.certificate
+    finally:
+        telling.cancel()
+        await asyncio.gather(telling, return_exceptions=True)
+        await master.admin.delete("/api/cluster/workers/hourly")
