@@ -72,12 +72,19 @@ class Authority:
     def fingerprint(self) -> str:
         return fingerprint_of(self.certificate)
 
+    def may_sign(self, name: str) -> bool:
+        """Whether a certificate for this host name or address would be believed."""
+        issuer = x509.load_pem_x509_certificate(self.certificate.encode())
+        constraints = issuer.extensions.get_extension_for_class(x509.NameConstraints).value
+        found = _general_name(name)
+        return found is not None and _permitted(found, constraints)
+
     def issue(
         self, names: Sequence[str], public_key: ec.EllipticCurvePublicKey, now: datetime.datetime
     ) -> str:
         """A server's certificate for these host names and addresses (PEM).
 
-        Names that the authority may not sign for are left out.
+        Names that the authority may not sign for are left out, see `may_sign`.
         """
         issuer = x509.load_pem_x509_certificate(self.certificate.encode())
         key = serialization.load_pem_private_key(self.key.encode(), password=None)

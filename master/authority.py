@@ -99,8 +99,21 @@ class ClusterAuthority:
     def _new_chain(self) -> str:
         host = socket.gethostname()
         names = [MASTER_NAME, host, f"{host.split('.')[0]}.local", "localhost", self._host, *own_addresses()]
+        self._warn_of_refused(host)
         chosen = [name for name in dict.fromkeys(names) if name not in _UNSPECIFIED]
         return self._authority.issue_with_key(chosen, datetime.now(UTC))
+
+    def _warn_of_refused(self, host: str) -> None:
+        """Which of the names that people type are not in the certificate, as after this PC was renamed."""
+        for name in dict.fromkeys((host, self._host)):
+            if name not in _UNSPECIFIED and not self._authority.may_sign(name):
+                _log.warning(
+                    "the cluster's certificate cannot name this PC so, and browsers will refuse that name",
+                    name=name,
+                    try_instead=f"{host.split('.')[0]}.local, or an address of this PC",
+                    to_change_it=f"stop the master and move {self._folder / FILE} away: it makes a new "
+                    "authority, which every browser has to import and every node has to join anew",
+                )
 
     def _beside(self, own: OwnCertificate) -> ssl.SSLContext:
         """A context with the person's own certificate, but the cluster's for who asks for its name."""

@@ -147,3 +147,23 @@ async def test_a_new_file_that_cannot_be_used_leaves_the_old_certificate_served(
             assert await server.shows("council.example.org", persons.trust) == first
             persons.write()
             await server.until("council.example.org", lambda shown: shown != first)
+
+
+async def test_a_pc_that_was_renamed_is_told_which_name_is_not_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("socket.gethostname", lambda: "study")
+    with capture_logs() as logs:
+        await asyncio.to_thread(ClusterAuthority.open, tmp_path, host="0.0.0.0")
+    assert [one["event"] for one in logs] == ["certificate authority made"]
+    monkeypatch.setattr("socket.gethostname", lambda: "attic")
+    with capture_logs() as logs:
+        authority = await asyncio.to_thread(ClusterAuthority.open, tmp_path, host="0.0.0.0")
+    assert [(one["log_level"], one["name"]) for one in logs] == [("warning", "attic")]
+    assert "attic.local" in logs[0]["try_instead"]
+    assert "authority.json" in logs[0]["to_change_it"]
+    async with serving(authority) as server:
+        trust = ssl.create_default_context(cadata=authority.certificate)
+        await server.shows("attic.local", trust)
+        with pytest.raises(ssl.SSLCertVerificationError):
+            await server.shows("attic", trust)
