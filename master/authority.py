@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common.addresses import own_addresses
+from common.addresses import UNSPECIFIED, own_addresses
 from common.errors import SettingsError
 from common.logs import get_logger
 from common.tls import (
@@ -31,7 +31,6 @@ FILE = "authority.json"
 _LOOK_EVERY_S = 60.0
 _RENEW_EVERY_S = 24 * 3600.0
 _RETRY_S = 3600.0
-_UNSPECIFIED = ("0.0.0.0", "::", "")
 _log = get_logger(__name__)
 
 
@@ -100,13 +99,13 @@ class ClusterAuthority:
         host = socket.gethostname()
         names = [MASTER_NAME, host, f"{host.split('.')[0]}.local", "localhost", self._host, *own_addresses()]
         self._warn_of_refused(host)
-        chosen = [name for name in dict.fromkeys(names) if name not in _UNSPECIFIED]
+        chosen = [name for name in dict.fromkeys(names) if name not in UNSPECIFIED]
         return self._authority.issue_with_key(chosen, datetime.now(UTC))
 
     def _warn_of_refused(self, host: str) -> None:
         """Which of the names that people type are not in the certificate, as after this PC was renamed."""
         for name in dict.fromkeys((host, self._host)):
-            if name not in _UNSPECIFIED and not self._authority.may_sign(name):
+            if name not in UNSPECIFIED and not self._authority.may_sign(name):
                 _log.warning(
                     "the cluster's certificate cannot name this PC so, and browsers will refuse that name",
                     name=name,

@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from common.addresses import url_for_others
+from common.addresses import UNSPECIFIED, lan_addresses, url_for_others
 from common.errors import ConflictError, InvalidRequestError, NotFoundError, UnauthorizedError
 from common.logs import get_logger
 from common.security import bearer, is_loopback, new_key
@@ -42,12 +43,13 @@ async def create_token(body: CreateToken, request: Request, master: Master) -> d
     token = secret
     if master.authority is not None:
         token = f"{secret}.{short_fingerprint(master.authority.fingerprint)}"
-    url = _own_url(request, master)
+    url, *others = await asyncio.to_thread(_own_urls, request, master)
     return {
         "token": token,
         "expires_at": ends.isoformat(),
         "expires_in_s": body.ttl_s,
         "url": url,
+        "other_urls": others,
         "command": f"council node start --join {url} --token {token}",
         "loopback_only": is_loopback(master.settings.host),
     }
@@ -147,10 +149,13 @@ def _node_url(request: Request, port: int, scheme: str) -> str:
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
-def _own_url(request: Request, master: Services) -> str:
-    """This master as a node reaches it: by the name that the administrator used, if others can use it too."""
-    used = request.url
+def _own_urls(request: Request, master: Services) -> list[str]:
+    """This master as a node reaches it: by the name that the administrator used, if others can use it too,
+    else by each of its addresses, the likeliest first.
+    """
+    used, host = request.url, master.settings.host
     if used.hostname and not is_loopback(used.hostname):
-        return f"{used.scheme}://{used.netloc}"
+        return [f"{used.scheme}://{used.netloc}"]
     port = used.port or (443 if used.scheme == "https" else 80)
-    return url_for_others(used.scheme, master.settings.host, port)
+    addresses = lan_addresses() if host in UNSPECIFIED else []
+    return [url_for_others(used.scheme, address, port) for address in addresses or [host]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -29,11 +29,35 @@ def token(
         return
     tell(f"On the other PC, within {ttl}:")
     typer.echo(made["command"])
+    for line in warnings(made):
+        tell(line)
+
+
+def warnings(made: dict[str, Any]) -> list[str]:
+    """What to know about the address in the line that was printed."""
+    from urllib.parse import urlsplit
+
+    from common.security import is_loopback
+
     if made.get("loopback_only"):
-        tell(
+        return [
             "This master listens on its own machine only, so that works here alone; for other PCs start it "
             "with --host 0.0.0.0 and a COUNCIL_KEY"
-        )
+        ]
+    url = urlsplit(str(made["url"]))
+    anew = (
+        f"`council worker token --url {url.scheme}://ADDRESS:{url.port}`, with the address at which the "
+        "other PC reaches this one"
+    )
+    if is_loopback(url.hostname or ""):
+        return [
+            "warning: this PC has no address in a network, so that line works here alone. Connect it and "
+            f"type this again, or {anew}"
+        ]
+    others = made.get("other_urls") or []
+    if not others:
+        return []
+    return [f"This PC is also at {', '.join(others)}. If the other PC does not reach the one above: {anew}"]
 
 
 def seconds(text: str) -> float:

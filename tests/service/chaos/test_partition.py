@@ -219,3 +219,11 @@ async def test_a_pc_that_gets_another_address_is_used_again_within_seconds(tmp_p
                     break
                 await asyncio.sleep(0.1)
         assert_full(await net.council())
+
+
+async def test_on_a_switch_without_a_router_the_line_for_a_new_pc_names_an_address_that_it_reaches(
+    tmp_path: Path,
+) -> None:
+    async with lan(tmp_path, "pc2", token_ms=5) as net:
+        made = (await net.client.post("/api/cluster/tokens", json={})).json()
+        assert made["url"] == f"https://{net.cables.machines['pc2'].hub}:{MASTER_PORT}"

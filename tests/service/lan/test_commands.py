@@ -10,9 +10,12 @@ import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
+from common.addresses import lan_addresses
+from common.security import is_loopback
 from tests import processes, zygote
 from tests.service.lan.lan import KEY, QUIET, LanMaster
 from tests.standin import StandInOllama
@@ -47,8 +50,11 @@ async def test_the_line_that_worker_token_prints_is_all_that_a_new_pc_types(
     assert told.code == 0, told.err
     words = shlex.split(told.out)
     assert words[:3] == ["council", "node", "start"]
-    # The address is the one that other PCs reach; a container may not reach itself there.
-    words[words.index("--join") + 1] = master.url
+    # The address is one that other PCs reach, where this machine is in a network.
+    printed = urlsplit(words[words.index("--join") + 1])
+    assert printed.port == urlsplit(master.url).port
+    assert printed.hostname in (lan_addresses() or ["127.0.0.1"])
+    assert ("works here alone" in told.err) == is_loopback(str(printed.hostname))
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "master.cli", *words[1:],
         "--host", "0.0.0.0", "--port", "0", "--name", "typed", "--data-dir", str(tmp_path / "pc2"),
