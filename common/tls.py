@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import InvalidRequestError
+from common.private import keep_private
 
 MASTER_NAME = "master.council.internal"
 
@@ -119,8 +120,9 @@ def read_private(path: Path) -> str | None:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Write whole or not at all, for the owner's eyes only (mode 0600)."""
+    """Write whole or not at all, for the owner's eyes only: mode 0600, or the folder's access list."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    keep_private(path.parent)
     handle, part = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
     try:
         with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:

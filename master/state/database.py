@@ -32,6 +32,7 @@ from sqlalchemy.ext.asyncio import (
 )
 
 from common.errors import SettingsError, StorageBusyError, StorageFullError
+from common.private import keep_private
 from master.state.storage_errors import translate
 
 _BUSY_TIMEOUT_MS = 5000
@@ -143,12 +144,14 @@ def _begin_for_writing(connection: Any) -> None:
 def prepare_folder(data_dir: Path) -> None:
     """Make the data folder, for its owner alone. Raises `StorageFullError`.
 
-    A folder that is there already keeps its mode: it may be a home folder, or shared on purpose.
+    A folder that is there already keeps its mode: it may be a home folder, or shared on purpose. On Windows
+    it loses what it has from the folder around it, not what somebody gave it.
     """
     try:
         if not data_dir.is_dir():
             data_dir.parent.mkdir(parents=True, exist_ok=True)
             data_dir.mkdir(mode=0o700, exist_ok=True)
+        keep_private(data_dir)
     except OSError as error:
         raise StorageFullError(
             f"cannot use the data folder {data_dir} ({error.strerror}); choose another with --data-dir"
@@ -162,6 +165,7 @@ def protect_file(file: Path) -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.touch(mode=0o600, exist_ok=True)
+        keep_private(file)
         if sys.platform != "win32":
             with contextlib.suppress(PermissionError):  # somebody else's file: as its owner wants it
                 os.chmod(file, 0o600)
