@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -11,12 +12,14 @@ from master.cluster.breaker import Breaker
 from master.cluster.condition import trouble
 from master.cluster.node import Node, NodeState
 from master.cluster.node_client import NodeClient
+from master.whereabouts import nowhere
+
+HERE = "http://192.168.1.20:8001"
 
 
-def node(state: NodeState, **fields: Any) -> Node:
-    return Node(
-        "pc2", cast(NodeClient, None), state=state, error="no answer at http://192.168.1.20:8001", **fields
-    )
+def node(state: NodeState, *, url: str = HERE, **fields: Any) -> Node:
+    client = cast(NodeClient, SimpleNamespace(url=url))
+    return Node("pc2", client, state=state, error=f"no answer at {HERE}", **fields)
 
 
 def health(status: HealthStatus, **checks: str) -> Health:
@@ -42,6 +45,7 @@ def open_breaker() -> Breaker:
         (node("unreachable", last_seen=1065.0 - 3 * 3600), "no answer for 3 h"),
         (node("unreachable", last_seen=2000.0), "no answer for 0 s"),
         (node("healthy", draining=True), "until `council worker resume pc2`"),
+        (node("unreachable", url=nowhere(HERE, "pc2")), "another node has its address"),
         (node("healthy", breaker=open_breaker()), "3 times in a row"),
         (
             node("degraded", health=health("degraded", engine="connected", background_engine="disconnected")),
