@@ -32,7 +32,7 @@ from master.cluster.history import EVERY_S
 from master.cluster.node import ENGINES, Node
 from master.cluster.node_client import Inventory, NodeClient
 from master.cluster.wake import learned_mac
-from master.whereabouts import nowhere, tells_its_address
+from master.whereabouts import is_nowhere, nowhere, tells_its_address
 
 __all__ = ["Node", "Registry"]
 
@@ -184,7 +184,9 @@ class Registry:
     def _check_wire(self, url: str) -> None:
         """Raise `InvalidRequestError` where a key would leave this machine without TLS."""
         parts = urlsplit(url)
-        if parts.scheme == "http" and not is_loopback(parts.hostname or "") and not self._insecure_lan:
+        if parts.scheme != "http" or self._insecure_lan or is_nowhere(url):
+            return
+        if not is_loopback(parts.hostname or ""):
             raise InvalidRequestError(
                 f"{url} would be sent the node's key in the clear; use https:// with the fingerprint that "
                 "`council node start` prints there, or start this master with --insecure-lan on a network "

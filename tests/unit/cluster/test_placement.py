@@ -349,7 +349,7 @@ def test_a_call_that_avoids_a_node_holds_up_nobody_who_may_go_there() -> None:
     submit(lanes, "runs")
     (taken,) = placed(lanes.decide(0.0)).values()
     free = "b" if taken == "a" else "a"
-    submit(lanes, "failed there", avoid=frozenset({free}))
+    submit(lanes, "failed there", avoid={free: inf})
     submit(lanes, "behind")
     assert placed(lanes.decide(0.1)) == {"behind": free}
     lanes.release("runs", 1.0)

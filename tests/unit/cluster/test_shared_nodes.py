@@ -19,7 +19,7 @@ PC3 = StoredNode("pc3", THERE, "lcn_pc3", None, draining=False)
 
 @pytest.fixture
 async def registry() -> AsyncIterator[Registry]:
-    found = Registry(heartbeat_s=60, connect_timeout_s=1)
+    found = Registry(heartbeat_s=60, connect_timeout_s=1, insecure_lan=True)  # plain addresses, and keys
     yield found
     await found.close()
 

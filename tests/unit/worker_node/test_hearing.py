@@ -21,7 +21,8 @@ async def answer(_scope: Scope, _receive: Receive, send: Send) -> None:
 @pytest.mark.parametrize("path", ["/health", "/health/models"])
 async def test_a_call_of_the_master_is_heard_and_no_other(path: str, tmp_path: Path) -> None:
     belonging = Belonging(tmp_path, Membership(name="pc2", key=OF_THE_MASTER, master="https://pc1:8000"))
-    gate = Gatekeeper(answer, keys=[OF_A_PERSON, OF_THE_MASTER], heard=belonging.hear)
+    keys = [OF_A_PERSON, OF_THE_MASTER]
+    gate = Gatekeeper(answer, keys=lambda: keys, loopback_only=False, heard=belonging.hear)
     transport = httpx.ASGITransport(gate)
     async with httpx.AsyncClient(transport=transport, base_url="http://node") as caller:
         for key in (None, "wrong", OF_A_PERSON):
