@@ -170,13 +170,13 @@ async def replay_dead(master: Master, body: Replay | None = None) -> dict[str, A
 @router.delete("/dead")
 async def dismiss_all_dead(master: Master) -> dict[str, Any]:
     """Take all dead letters off the list; they are kept as failed jobs for a while, and can be retried."""
-    return {"dismissed": await master.store.jobs.dismiss_all()}
+    return {"dismissed": await master.store.job_control.dismiss_all()}
 
 
 @router.delete("/dead/{job_id}", status_code=204)
 async def dismiss_dead(job_id: UUID, master: Master) -> None:
     """Take one dead letter off the list."""
-    await master.store.jobs.dismiss(str(job_id))
+    await master.store.job_control.dismiss(str(job_id))
 
 
 @router.post("/batch", status_code=201)

@@ -184,25 +184,25 @@ class JobService:
             return _HOUSEKEEPING_S
         if self._durable.is_launched and now - self._busy_at > _ENGINE_IDLE_S:
             await self._durable.close()
-        due_s = await self._store.jobs.next_due(datetime.now(UTC))
+        due_s = await self._store.job_queue.next_due(datetime.now(UTC))
         return min(_IDLE_POLL_S, max(due_s, 0.05)) if due_s else _IDLE_POLL_S
 
     # -- the queue ----------------------------------------------------------------------------------------
 
     async def _keep_house(self) -> None:
-        jobs = self._store.jobs
+        queue = self._store.job_queue
         if self._unsettled:
-            await jobs.take_from(self.executor_id, keep=tuple(self._runs))
+            await queue.take_from(self.executor_id, keep=tuple(self._runs))
             self._unsettled = False
-        for owner in await jobs.owners() - {self.executor_id}:
+        for owner in await queue.owners() - {self.executor_id}:
             if not await asyncio.to_thread(self._executors.lives, owner):
-                taken = await jobs.take_from(owner)
+                taken = await queue.take_from(owner)
                 _log.info("jobs taken over", owner=owner, jobs=len(taken))
         if self._runs:
-            for job_id in await jobs.cancelling(self.executor_id):
+            for job_id in await queue.cancelling(self.executor_id):
                 if job_id in self._runs:
                     self._runs[job_id].stop("cancelled")
-        self._paused = await jobs.paused()
+        self._paused = await self._store.job_control.paused()
         await self._fire_schedules()
         now = time.monotonic()
         self._holds = {name: hold for name, hold in self._holds.items() if hold.until > now}
@@ -254,7 +254,7 @@ class JobService:
         ):
             now = time.monotonic()
             held = {name for name, hold in self._holds.items() if hold.until > now}
-            claimed = await self._store.jobs.claim(
+            claimed = await self._store.job_queue.claim(
                 self.executor_id,
                 self.catalogue.types.keys() - held,
                 limit=free,
@@ -323,7 +323,7 @@ class JobService:
                 raise Unfinished
             kind = self.catalogue.get(job.type)
             result = await kind.run(run, self.catalogue.read(job.type, job.input))
-            if await self._store.jobs.finish(job.id, self.executor_id, result):
+            if await self._store.job_queue.finish(job.id, self.executor_id, result):
                 return
             _log.warning("job was taken over before it ended here")
             raise Unfinished
@@ -346,25 +346,25 @@ class JobService:
 
     async def _left(self, run: JobRun) -> None:
         """The job was stopped where it was."""
-        jobs, job = self._store.jobs, run.job
+        queue, job = self._store.job_queue, run.job
         if run.reason == "failed" and run.error is not None:
             await self._failed(run, run.error)
             return
         try:
             if run.reason == "cancelled":
-                await jobs.cancelled(job.id, self.executor_id)
+                await queue.cancelled(job.id, self.executor_id)
             elif run.reason == "cap" and run.error is not None:
                 local = datetime.now()
                 midnight = midnight_after(local)
                 self._hold(job.type, (midnight - local).total_seconds(), run.error.detail)
-                await jobs.put_back(
+                await queue.put_back(
                     job.id,
                     self.executor_id,
                     cause=run.error.to_problem(),
                     not_before=midnight.astimezone(UTC),
                 )
             elif run.reason != "lost":
-                await jobs.put_back(job.id, self.executor_id)
+                await queue.put_back(job.id, self.executor_id)
         except CouncilError as error:
             self._not_settled(error)
 
@@ -381,13 +381,13 @@ class JobService:
         _log.info("job failed", code=error.code, verdict=verdict.kind, wait_s=round(verdict.wait_s, 1))
         try:
             if verdict.kind == "dead":
-                await self._store.jobs.bury(
+                await self._store.job_queue.bury(
                     job.id, self.executor_id, error.to_problem(), attempts=verdict.attempts
                 )
                 return
             if verdict.kind == "pause":
                 self._hold(job.type, verdict.wait_s, error.detail)
-            await self._store.jobs.put_back(
+            await self._store.job_queue.put_back(
                 job.id,
                 self.executor_id,
                 cause=error.to_problem(),
@@ -436,7 +436,7 @@ class JobService:
 
     async def cancel(self, job_id: str) -> Job:
         """Cancel a job, down to the engine of its model call. Raises `NotFoundError`, `ConflictError`."""
-        job = await self._store.jobs.cancel(job_id)
+        job = await self._store.job_control.cancel(job_id)
         run = self._runs.get(job_id)
         if job.state == "running" and run is not None:
             run.stop("cancelled")
@@ -454,7 +454,7 @@ class JobService:
     async def retry(self, job_id: str) -> Job:
         """Open another run. Raises `NotFoundError` and `ConflictError`."""
         self._refuse_when_stopping()
-        job = await self._store.jobs.retry(job_id)
+        job = await self._store.job_control.retry(job_id)
         self._holds.pop(job.type, None)
         self.wake()
         return job
@@ -462,14 +462,14 @@ class JobService:
     async def replay(self, type_name: str | None = None) -> int:
         """Open another run of all dead letters; how many."""
         self._refuse_when_stopping()
-        count = await self._store.jobs.replay(type_name)
+        count = await self._store.job_control.replay(type_name)
         self._holds.clear()
         self.wake()
         return count
 
     async def pause(self, paused: bool, reason: str = "") -> None:
         """Start nothing until it is resumed; what runs goes on."""
-        await self._store.jobs.pause(paused, reason)
+        await self._store.job_control.pause(paused, reason)
         self._paused = (paused, reason)
         self.wake()
 

@@ -125,7 +125,7 @@ class JobRun:
 
     async def progress(self, done: int, total: int, note: str = "") -> None:
         """See `JobContext.progress`."""
-        if not await self._store.jobs.progress(self.job.id, self.owner, done, total, note):
+        if not await self._store.job_queue.progress(self.job.id, self.owner, done, total, note):
             self._leave("lost")
         self.got_on = True
 

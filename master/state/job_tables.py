@@ -10,7 +10,8 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from master.state.tables import Base, SafeText
 
-PENDING = ("queued", "waiting", "running")
+READY = ("queued", "waiting")
+PENDING = (*READY, "running")
 _PENDING_SQL = text("state IN ('queued', 'waiting', 'running')")
 
 

@@ -27,6 +27,8 @@ from master.state.database import (
     require_space,
 )
 from master.state.job_calls import JobCallRepository
+from master.state.job_control import JobControl
+from master.state.job_queue import JobQueue
 from master.state.jobs import JobRepository
 from master.state.nodes import NodeRepository
 from master.state.pulse import Pulse
@@ -55,6 +57,8 @@ class Store:
         self.activity = ActivityRepository(self._transactions)
         self.archives = ArchiveRepository(self._transactions)
         self.jobs = JobRepository(self._transactions)
+        self.job_queue = JobQueue(self._transactions)
+        self.job_control = JobControl(self._transactions)
         self.job_calls = JobCallRepository(self._transactions)
         self.schedules = ScheduleRepository(self._transactions)
 

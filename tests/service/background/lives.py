@@ -26,12 +26,14 @@ from dbos._sys_db_sqlite import SQLiteSystemDatabase
 from common import logs
 from master.background.jobs import JobLimits
 from master.state.job_calls import JobCallRepository
+from master.state.job_queue import JobQueue
 from master.state.jobs import JobRepository
 from tests.service.background.scripted import leave_mark
 from tests.service.background.workshop import Parrot, Workshop, workshop
 
 OURS: dict[type, tuple[str, ...]] = {
-    JobRepository: ("submit_batch", "claim", "finish", "bury", "put_back", "progress", "take_from"),
+    JobRepository: ("submit_batch",),
+    JobQueue: ("claim", "finish", "bury", "put_back", "progress", "take_from"),
     JobCallRepository: ("begin", "end"),
 }
 ENGINES = ("init_workflow", "record_operation_result", "update_workflow_outcome", "resume_workflows")

@@ -71,7 +71,7 @@ async def test_where_an_archive_stands_is_where_its_job_stands(store: Store) -> 
     job_id = await queued(store, archive_id)
     assert (await stands(), await store.archives.without_job()) == ("queued", [])
     assert await found(store, status="queued") == [archive_id]
-    await store.jobs.cancel(job_id)
+    await store.job_control.cancel(job_id)
     assert await stands() == "failed"
     assert await found(store, status="queued") == []
     assert (await store.archives.statistics()).by_status["failed"] == 1

@@ -28,13 +28,13 @@ async def add(store: Store, *jobs: NewJob) -> list[str]:
 
 
 async def claim(store: Store, owner: str = "me", limit: int = 10, **named: Any) -> list[Job]:
-    return await store.jobs.claim(owner, TYPES, limit=limit, now=datetime.now(UTC), **named)
+    return await store.job_queue.claim(owner, TYPES, limit=limit, now=datetime.now(UTC), **named)
 
 
 async def dead(store: Store, **named: Any) -> str:
     (job_id,) = await add(store, new(**named))
     await claim(store)
-    await store.jobs.bury(job_id, "me", CAUSE, attempts=1)
+    await store.job_queue.bury(job_id, "me", CAUSE, attempts=1)
     return job_id
 
 
@@ -67,7 +67,7 @@ async def test_a_long_job_starts_only_in_its_time_and_then_goes_on(store: Store)
     (job_id,) = await add(store, new(long=True))
     assert await claim(store, long=False) == []
     assert [job.id for job in await claim(store, long=True)] == [job_id]
-    await store.jobs.put_back(job_id, "me")
+    await store.job_queue.put_back(job_id, "me")
     assert [job.id for job in await claim(store, long=False)] == [job_id]
 
 
@@ -75,11 +75,11 @@ async def test_a_job_waits_until_its_time_has_come(store: Store) -> None:
     now = datetime.now(UTC)
     (job_id,) = await add(store, new(not_before=now + timedelta(hours=1)))
     assert await claim(store) == []
-    wait_s = await store.jobs.next_due(now)
+    wait_s = await store.job_queue.next_due(now)
     assert wait_s is not None
     assert 3595 < wait_s <= 3600
     late = now + timedelta(hours=1, seconds=1)
-    assert [job.id for job in await store.jobs.claim("me", TYPES, limit=1, now=late)] == [job_id]
+    assert [job.id for job in await store.job_queue.claim("me", TYPES, limit=1, now=late)] == [job_id]
 
 
 async def test_of_many_that_come_at_once_with_one_key_one_is_made(store: Store) -> None:
@@ -87,7 +87,7 @@ async def test_of_many_that_come_at_once_with_one_key_one_is_made(store: Store) 
     assert sum(one.is_new for one in added) == 1
     assert len({one.id for one in added}) == 1
     (job,) = await claim(store)
-    await store.jobs.finish(job.id, "me", {"ok": True})
+    await store.job_queue.finish(job.id, "me", {"ok": True})
     again = await store.jobs.submit(new(key="same"))
     assert again.is_new
 
@@ -106,13 +106,13 @@ async def test_a_job_exists_exactly_when_the_transaction_of_its_rows_is_committe
 async def test_who_lost_a_job_settles_nothing(store: Store) -> None:
     (job_id,) = await add(store, new())
     await claim(store, "gone")
-    assert await store.jobs.owners() == {"gone"}
-    assert await store.jobs.take_from("gone") == [job_id]
+    assert await store.job_queue.owners() == {"gone"}
+    assert await store.job_queue.take_from("gone") == [job_id]
     await claim(store, "heir")
-    assert not await store.jobs.finish(job_id, "gone", {"stale": True})
-    assert not await store.jobs.progress(job_id, "gone", 1, 2, "")
-    assert not await store.jobs.put_back(job_id, "gone")
-    assert await store.jobs.finish(job_id, "heir", {"fresh": True})
+    assert not await store.job_queue.finish(job_id, "gone", {"stale": True})
+    assert not await store.job_queue.progress(job_id, "gone", 1, 2, "")
+    assert not await store.job_queue.put_back(job_id, "gone")
+    assert await store.job_queue.finish(job_id, "heir", {"fresh": True})
     job = await store.jobs.get(job_id)
     assert (job.state, job.result, job.handed) == ("done", {"fresh": True}, 2)
 
@@ -124,7 +124,7 @@ async def test_calls_of_a_dead_executor_count_as_interrupted_with_unknown_usage(
     await store.job_calls.begin(CallKey("one", 1), owner="gone", **about)  # type: ignore[arg-type]
     await store.job_calls.end(CallKey("one", 1), "done", TokenUsage.of(7, 3), CallLatency(total_ms=5), at=101)
     await store.job_calls.begin(CallKey("two", 1), owner="gone", **about)  # type: ignore[arg-type]
-    await store.jobs.take_from("gone")
+    await store.job_queue.take_from("gone")
     spent = await store.job_calls.spent(job_id=job_id)
     assert (spent.calls, spent.total_tokens, spent.total_ms, spent.unknown) == (2, 10, 5.0, 1)
     assert (await store.job_calls.spent(since=101.0)).calls == 0
@@ -133,21 +133,21 @@ async def test_calls_of_a_dead_executor_count_as_interrupted_with_unknown_usage(
 async def test_a_job_whose_executor_died_while_it_was_cancelled_is_cancelled(store: Store) -> None:
     (job_id,) = await add(store, new())
     await claim(store, "gone")
-    assert (await store.jobs.cancel(job_id)).cancelling
-    assert await store.jobs.cancelling("gone") == [job_id]
-    await store.jobs.take_from("gone")
+    assert (await store.job_control.cancel(job_id)).cancelling
+    assert await store.job_queue.cancelling("gone") == [job_id]
+    await store.job_queue.take_from("gone")
     assert (await store.jobs.get(job_id)).state == "cancelled"
 
 
 async def test_only_what_ended_badly_can_be_retried(store: Store) -> None:
     (job_id,) = await add(store, new())
     with pytest.raises(ConflictError, match="queued"):
-        await store.jobs.retry(job_id)
-    await store.jobs.cancel(job_id)
-    job = await store.jobs.retry(job_id)
+        await store.job_control.retry(job_id)
+    await store.job_control.cancel(job_id)
+    job = await store.job_control.retry(job_id)
     assert (job.state, job.run) == ("queued", 2)
     with pytest.raises(NotFoundError):
-        await store.jobs.retry("nothing")
+        await store.job_control.retry("nothing")
 
 
 async def test_replaying_all_makes_no_second_job_of_a_key(store: Store) -> None:
@@ -155,30 +155,30 @@ async def test_replaying_all_makes_no_second_job_of_a_key(store: Store) -> None:
     second = await dead(store, key="same")
     other = await dead(store)
     of_b = await dead(store, type_name="b")
-    assert await store.jobs.replay("b") == 1
-    assert await store.jobs.replay() == 2
+    assert await store.job_control.replay("b") == 1
+    assert await store.job_control.replay() == 2
     states = {job_id: (await store.jobs.get(job_id)).state for job_id in (first, second, other, of_b)}
     assert states == {first: "queued", second: "dead", other: "queued", of_b: "queued"}
     with pytest.raises(ConflictError, match=first):
-        await store.jobs.retry(second)
+        await store.job_control.retry(second)
 
 
 async def test_what_ended_long_ago_is_deleted_and_dead_letters_stay(store: Store) -> None:
     letter = await dead(store)
     done, cancelled, waiting = await add(store, new(), new(), new(priority=99))
     await claim(store, limit=1)
-    await store.jobs.finish(done, "me", None)
-    await store.jobs.cancel(cancelled)
+    await store.job_queue.finish(done, "me", None)
+    await store.job_control.cancel(cancelled)
     assert await store.jobs.expired(timedelta(days=1)) == []
     old = await store.jobs.expired(timedelta(0))
     assert sorted(old) == sorted([done, cancelled])
-    await store.jobs.retry(cancelled)  # just now, while the engine forgets it
+    await store.job_control.retry(cancelled)  # just now, while the engine forgets it
     await store.jobs.delete(old, timedelta(0))
     assert (await store.jobs.get(cancelled)).state == "queued"
     with pytest.raises(NotFoundError):
         await store.jobs.get(done)
     assert (await store.jobs.get(waiting)).state == "queued"
-    await store.jobs.dismiss(letter)
+    await store.job_control.dismiss(letter)
     assert await store.jobs.expired(timedelta(0)) == [letter]
 
 
@@ -210,9 +210,9 @@ async def test_two_masters_fire_a_schedule_once(store: Store) -> None:
 
 
 async def test_the_queue_stays_paused_across_restarts(store: Store) -> None:
-    assert await store.jobs.paused() == (False, "")
-    await store.jobs.pause(True, "moving house")
-    await store.jobs.pause(True, "still moving")
-    assert await store.jobs.paused() == (True, "still moving")
-    await store.jobs.pause(False)
-    assert await store.jobs.paused() == (False, "")
+    assert await store.job_control.paused() == (False, "")
+    await store.job_control.pause(True, "moving house")
+    await store.job_control.pause(True, "still moving")
+    assert await store.job_control.paused() == (True, "still moving")
+    await store.job_control.pause(False)
+    assert await store.job_control.paused() == (False, "")
