@@ -39,8 +39,10 @@ from master.api.guard import Access, Guard
 from master.api.peering import Peering
 from master.background.calls import BackgroundCalls
 from master.background.catalogue import Catalogue
+from master.background.executor import Executor
 from master.background.gatekeeper import Gatekeeper
-from master.background.jobs import JobLimits, JobService
+from master.background.jobs import JobService
+from master.background.limits import JobLimits
 from master.cluster.dispatch import Dispatcher, Limits
 from master.cluster.listed_nodes import parse_node, parse_weights
 from master.cluster.registry import Registry
@@ -165,7 +167,7 @@ async def _services(settings: MasterSettings) -> AsyncIterator[Services]:
             lives=presence.lives if presence else None,
         )
         await stack.enter_async_context(council.running())
-        jobs = JobService(
+        executor = Executor(
             store=store,
             place=Place.beside(settings.sqlalchemy_url),
             catalogue=Catalogue.of(priorities=settings.bg_priorities, extensions=settings.job_types),
@@ -175,7 +177,8 @@ async def _services(settings: MasterSettings) -> AsyncIterator[Services]:
             limits=JobLimits.of(settings),
             takes_jobs=settings.bg_in_master,
         )
-        await stack.enter_async_context(jobs.running())
+        await stack.enter_async_context(executor.running())
+        jobs = JobService(executor, store=store, model=calls)
         kept = ArchiveService(
             settings=settings,
             store=store,

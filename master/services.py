@@ -44,7 +44,7 @@ class Services:
 
     async def stop(self) -> None:
         """End what runs so that it can be resumed, before connections are closed. Safe twice."""
-        await self.jobs.stop()
+        await self.jobs.executor.stop()
         await self.council.stop()
 
 

@@ -72,7 +72,7 @@ async def status(master: Master) -> dict[str, Any]:
     """The queue by state and type, what holds work back and why, what runs, where its model calls go
     (`engine`), and what today has cost.
     """
-    jobs = master.jobs
+    jobs, executor = master.jobs, master.jobs.executor
     running, _ = await master.store.jobs.list(states=("running",), limit=200)
     spent = await master.store.job_calls.spent(since=midnight_before(datetime.now()).timestamp())
     caps = jobs.limits.caps
@@ -81,12 +81,12 @@ async def status(master: Master) -> dict[str, Any]:
     return {
         "jobs": {state: sum(of_type.values()) for state, of_type in counts.items()},
         "by_type": counts,
-        "waiting_for": jobs.waiting_for() or caps.reason(calls=spent.calls, tokens=spent.total_tokens),
+        "waiting_for": executor.waiting_for() or caps.reason(calls=spent.calls, tokens=spent.total_tokens),
         "gate": gate_status(master.gatekeeper.gate, master.gatekeeper.pattern),
         "use": master.usage.now(),
         "paused": jobs.paused[0],
         "holds": jobs.holds(),
-        "runs_here": jobs.takes_jobs,
+        "runs_here": executor.takes_jobs,
         "unknown_types": jobs.unknown_types(counts),
         "concurrency": jobs.limits.concurrency,
         "running": [job_view(job) for job in running],

@@ -18,7 +18,8 @@ from common.logs import get_logger
 from common.master_settings import MasterSettings
 from common.program import loop_factory, when_the_parent_is_gone
 from master.background.catalogue import Catalogue
-from master.background.jobs import JobLimits, JobService
+from master.background.executor import Executor
+from master.background.limits import JobLimits
 from master.background.remote import MasterLink
 from master.state.database import parse_address
 from master.state.durable import Place
@@ -53,7 +54,7 @@ async def _work(
         link = MasterLink(url, key=key, verify=verify)
         stack.push_async_callback(link.close)
         await link.ask()
-        jobs = JobService(
+        executor = Executor(
             store=store,
             place=Place.beside(settings.sqlalchemy_url),
             catalogue=Catalogue.of(priorities=settings.bg_priorities, extensions=settings.job_types),
@@ -64,17 +65,17 @@ async def _work(
             kind="worker",
             schedules=False,
         )
-        link.executor_id = jobs.executor_id
+        link.executor_id = executor.id
         await stack.enter_async_context(link.following())
-        await stack.enter_async_context(jobs.running())
+        await stack.enter_async_context(executor.running())
         stop = asyncio.Event()
         _on_signals(stop.set)
         if exit_with_parent:
             when_the_parent_is_gone(stop.set)
-        ready = {"executor": jobs.executor_id, "pid": os.getpid(), "master": url}
+        ready = {"executor": executor.id, "pid": os.getpid(), "master": url}
         print(json.dumps(ready), flush=True)  # noqa: T201  # for whoever started it
         await stop.wait()
-        _log.info("job worker stops", running=len(jobs.running_ids))
+        _log.info("job worker stops", running=len(executor.running_ids))
     return 0
 
 

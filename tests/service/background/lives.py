@@ -24,7 +24,7 @@ from dbos._sys_db_postgres import PostgresSystemDatabase
 from dbos._sys_db_sqlite import SQLiteSystemDatabase
 
 from common import logs
-from master.background.jobs import JobLimits
+from master.background.limits import JobLimits
 from master.state.job_calls import JobCallRepository
 from master.state.job_queue import JobQueue
 from master.state.jobs import JobRepository

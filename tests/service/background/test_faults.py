@@ -56,7 +56,7 @@ async def test_a_full_disk_is_told_and_jobs_go_on_when_there_is_room_again(
             await shop.submit("nothing")
         (tmp_path / "go").touch()
         async with asyncio.timeout(15):
-            while job_id in shop.jobs.running_ids:  # noqa: ASYNC110
+            while job_id in shop.jobs.executor.running_ids:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
     job = await shop.reaches(job_id)
     assert (job.state, job.result) == ("done", {"went": True})
@@ -74,7 +74,7 @@ async def test_a_locked_database_is_told_and_jobs_go_on_when_it_is_free(
             await shop.submit("nothing")
         (tmp_path / "go").touch()
         async with asyncio.timeout(15):
-            while job_id in shop.jobs.running_ids:  # noqa: ASYNC110
+            while job_id in shop.jobs.executor.running_ids:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
     job = await shop.reaches(job_id)
     assert (job.state, job.result, job.attempts) == ("done", {"went": True}, 0)

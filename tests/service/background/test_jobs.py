@@ -16,7 +16,7 @@ from sqlalchemy import update
 
 from common import errors
 from master.background.caps import Caps
-from master.background.jobs import JobLimits
+from master.background.limits import JobLimits
 from master.state.job_tables import JobRow
 from master.state.jobs import NewJob
 from master.state.schedules import Schedule
@@ -96,7 +96,7 @@ async def test_jobs_are_released_by_priority_and_age_whatever_came_while_the_gat
     async with workshop(tmp_path, is_open=False, limits=JobLimits(concurrency=1)) as shop:
         late = [await shop.submit("nothing", {"number": one}, priority=30) for one in range(3)]
         soon = [await shop.submit("nothing", {"number": one}, priority=10) for one in range(3)]
-        assert shop.jobs.waiting_for() == "somebody is here"
+        assert shop.jobs.executor.waiting_for() == "somebody is here"
         shop.door.move(is_open=True)
         for job_id in late + soon:
             await shop.reaches(job_id)
@@ -234,13 +234,13 @@ async def test_what_is_deleted_after_its_time_is_forgotten_by_the_engine_too(tmp
 async def test_the_engine_starts_with_the_first_job_and_stops_when_there_was_none_for_a_while(
     shop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert not shop.jobs.engine_runs
+    assert not shop.jobs.executor.engine_runs
     await shop.reaches(await shop.submit("nothing"))
-    assert shop.jobs.engine_runs
-    monkeypatch.setattr("master.background.jobs._ENGINE_IDLE_S", 0.0)
+    assert shop.jobs.executor.engine_runs
+    monkeypatch.setattr("master.background.executor._ENGINE_IDLE_S", 0.0)
     shop.jobs.wake()
     async with asyncio.timeout(15):
-        while shop.jobs.engine_runs:  # noqa: ASYNC110
+        while shop.jobs.executor.engine_runs:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
     assert await asyncio.to_thread(lambda: "threads work as before") == "threads work as before"
     assert (await shop.reaches(await shop.submit("nothing"))).state == "done"

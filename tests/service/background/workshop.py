@@ -11,7 +11,9 @@ from typing import Any
 
 from common.usage import CallLatency, TokenUsage
 from master.background.catalogue import Catalogue
-from master.background.jobs import JobLimits, JobService
+from master.background.executor import Executor
+from master.background.jobs import JobService
+from master.background.limits import JobLimits
 from master.cluster.calls import Answer, Call, CallWatcher
 from master.state.durable import Place
 from master.state.executors import Executors
@@ -120,7 +122,7 @@ class Workshop:
     async def settled(self, within_s: float = 10.0) -> None:
         """Wait until this service runs nothing any more, in the engine neither."""
         async with asyncio.timeout(within_s):
-            while self.jobs.running_ids:  # noqa: ASYNC110
+            while self.jobs.executor.running_ids:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
 
     async def restart(self) -> None:
@@ -130,13 +132,13 @@ class Workshop:
 
     async def _start(self) -> None:
         self.jobs = service(self.folder, self.url, self.store, self.door, self.parrot, self.limits)
-        await self.stack.enter_async_context(self.jobs.running())
+        await self.stack.enter_async_context(self.jobs.executor.running())
 
 
 def service(
     folder: Path, url: str, store: Store, door: Door, parrot: Parrot, limits: JobLimits
 ) -> JobService:
-    return JobService(
+    executor = Executor(
         store=store,
         place=Place.beside(url),
         catalogue=Catalogue.of(extensions=[TYPES]),
@@ -145,6 +147,7 @@ def service(
         gate=door,
         limits=limits,
     )
+    return JobService(executor, store=store, model=parrot)
 
 
 @asynccontextmanager
@@ -164,7 +167,7 @@ async def workshop(
     jobs = service(folder, url, store, door, parrot, limits)
     found = Workshop(folder, store, door, parrot, limits, jobs, url)
     try:
-        await found.stack.enter_async_context(found.jobs.running())
+        await found.stack.enter_async_context(found.jobs.executor.running())
         yield found
     finally:
         await found.stack.aclose()
