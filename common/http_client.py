@@ -129,7 +129,7 @@ class Transport(httpx.AsyncBaseTransport):
                 trust_env=False,
                 auto_decompress=False,  # httpx decodes by the answer's headers
                 cookie_jar=aiohttp.DummyCookieJar(),
-                skip_auto_headers=("Accept", "User-Agent"),
+                skip_auto_headers=("Accept", "Accept-Encoding", "User-Agent"),
             )
         return self._session
 

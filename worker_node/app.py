@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,7 @@ def create_app(
     return Gatekeeper(route, keys=keys, loopback_only=loopback_only, heard=belonging.hear)
 
 
+@cache
 def program_version() -> str:
     try:
         return version("lan-council")

@@ -39,6 +39,7 @@ from worker_node.engines.base import EngineEvent, Finished, Text
 from worker_node.metrics import NodeMetrics
 
 log = get_logger(__name__)
+_plain_log = logging.getLogger(__name__)
 
 # Ollama calls it loading when it hands a call a model that is loaded, too: 1 to 100 ms.
 _LEAST_LOAD_MS = 200.0
@@ -282,7 +283,7 @@ class Call:
     def _record(self, done: Done) -> None:
         self._host.metrics.done(self.request.engine, self.model.name, done)
         # Not at level info: this line alone took a tenth of the node's work for a short call.
-        if not logging.getLogger(__name__).isEnabledFor(logging.DEBUG):
+        if not _plain_log.isEnabledFor(logging.DEBUG):
             return
         log.debug(
             "call done",

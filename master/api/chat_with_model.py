@@ -61,7 +61,7 @@ def _call(asked: ChatCompletion, master: Services, trace: TraceContext, chat_id:
         options=options,
         conversation_key=conversation_key(messages),
         expected_tokens=min(EXPECTED_TOKENS, options.get("num_predict") or EXPECTED_TOKENS),
-        traceparent=str(trace.child()),
+        traceparent=str(trace),
     )
 
 

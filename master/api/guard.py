@@ -9,9 +9,9 @@ socket (DNS rebinding, cross-site requests).
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from http.cookies import CookieError, SimpleCookie
 
-from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from common.attempts import Attempts, peer_of
@@ -31,6 +31,7 @@ from master.keyring import KeyRing
 COOKIE = "council_key"
 _KEY = "lan_council.key"  # in the scope, for what goes on longer than the key may
 MAX_BODY_BYTES = 1024 * 1024
+_LOOKED_AT = frozenset({b"host", b"origin", b"authorization", b"cookie", b"content-length"})
 IMPORT_PATH = "/api/conversation/import"
 
 
@@ -130,7 +131,7 @@ class Guard:
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
-        headers = Headers(scope=scope)
+        headers = _headers(scope)
         try:
             _check_path(scope["path"])
             self._check_site(scope, headers)
@@ -142,9 +143,9 @@ class Guard:
             return
         await self._app(scope, receive, send)
 
-    def _check_site(self, scope: Scope, headers: Headers) -> None:
+    def _check_site(self, scope: Scope, headers: Mapping[bytes, str]) -> None:
         """The caller means this master, and no other site speaks through its browser."""
-        host = headers.get("host", "")
+        host = headers.get(b"host", "")
         name = host_name(host)
         if self._access.loopback_only and not is_loopback(name):
             raise ForbiddenError(
@@ -159,18 +160,18 @@ class Guard:
                 f"this master was called as {host!r}, which may be another site's name for it; use its IP "
                 "address, or add that origin to COUNCIL_CORS_ORIGINS"
             )
-        origin = headers.get("origin")
+        origin = headers.get(b"origin")
         if origin is not None and not self._is_ours(origin, host) and _changes_or_streams(scope):
             raise ForbiddenError(f"pages of {origin} may not call this master; see COUNCIL_CORS_ORIGINS")
 
-    async def _admit(self, scope: Scope, headers: Headers) -> None:
+    async def _admit(self, scope: Scope, headers: Mapping[bytes, str]) -> None:
         method = "WEBSOCKET" if scope["type"] == "websocket" else scope["method"]
         need = needed(method, scope["path"])
         if need is Need.NOBODY or (method == "OPTIONS" and self._access.origins):
             return
         if not self._access.asks and need in _ROLES:
             return
-        key = bearer(headers.get("authorization")) or _cookie(headers.get("cookie"))
+        key = bearer(headers.get(b"authorization")) or _cookie(headers.get(b"cookie"))
         await self._access.admit(need, key, peer(scope), scope["app"].state.services.keyring)
         scope[_KEY] = key
 
@@ -198,6 +199,15 @@ def _check_path(path: str) -> None:
         )
 
 
+def _headers(scope: Scope) -> dict[bytes, str]:
+    """Of what is looked at here, the first header of each name."""
+    found: dict[bytes, str] = {}
+    for name, value in scope["headers"]:
+        if name in _LOOKED_AT and name not in found:
+            found[name] = value.decode("latin-1")
+    return found
+
+
 def _changes_or_streams(scope: Scope) -> bool:
     """A plain cross-origin GET is the browser's own to withhold; everything else is refused here."""
     return scope["type"] == "websocket" or scope.get("method") not in ("GET", "HEAD", "OPTIONS")
@@ -218,10 +228,10 @@ def _cookie(header: str | None) -> str | None:
     return morsel.value if morsel else None
 
 
-def _limited(headers: Headers, receive: Receive, most: int) -> Receive:
+def _limited(headers: Mapping[bytes, str], receive: Receive, most: int) -> Receive:
     """Refuse a body beyond the limit: by its declared length at once, else when it has grown that far."""
     too_large = PayloadTooLargeError(f"a body may have {most // 1024} KiB at most here")
-    declared = headers.get("content-length", "0")
+    declared = headers.get(b"content-length", "0")
     if not declared.isdigit() or int(declared) > most:
         raise too_large
     read = 0

@@ -47,7 +47,8 @@ async def chat_completions(scope: Scope, receive: Receive, send: Send) -> None:
     try:
         asked = _read(scope, await read_body(receive, MAX_BODY_BYTES))
         master: Services = scope["app"].state.services
-        trace = TraceContext.parse(header(scope, b"traceparent")) or TraceContext.new()
+        caller = TraceContext.parse(header(scope, b"traceparent"))
+        trace = TraceContext.new() if caller is None else caller.child()
         chat = chat_with_council if asked.model == COUNCIL_MODEL else chat_with_model
         with UntilHangUp(scope):
             if not asked.stream:

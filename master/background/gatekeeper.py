@@ -172,10 +172,10 @@ class Gatekeeper:
         try:
             yield
         finally:
-            self.gate.end(self._monotonic())
-            self._heard_at = self._monotonic()
+            self._heard_at = now = self._monotonic()
+            self.gate.end(now)
             # Nothing moves before people have been away for a while: often the next look is early enough.
-            if self.gate.busy == 0 and self._looks_at > self._monotonic() + self.gate.rules.active_s:
+            if self.gate.busy == 0 and self._looks_at > now + self.gate.rules.active_s:
                 self._wake.set()
 
     def used_s_ago(self) -> float | None:

@@ -233,10 +233,9 @@ class Dispatcher:
             self.lanes.requeue(call_id, time.monotonic())
             return
         now = time.monotonic()
-        breakers = _breakers(node, assignment)
-        if not all(breaker.is_closed for breaker in breakers) and not self._probe(
-            call_id, node, breakers, now
-        ):
+        of_engine, of_model = breakers = _breakers(node, assignment)
+        all_closed = of_engine.is_closed and of_model.is_closed
+        if not all_closed and not self._probe(call_id, node, breakers, now):
             return
         # Made here and not by the caller, who hears of it a turn later: it may be pre-empted until then.
         self._attempts[call_id] = Attempt(assignment.node, waiter.call.model, waiter.since, now)

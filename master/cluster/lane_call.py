@@ -38,14 +38,18 @@ class LaneCall:
     held_since: float | None = None  # since when it could have gone where it would end later
     aged: bool = False
     ticket: Ticket | None = None
+    lane: CallClass = field(init=False)  # whose queue it waits in
+
+    def __post_init__(self) -> None:
+        self.lane = self.call_class
+
+    def age(self) -> None:
+        """It has waited so long that it counts as interactive from now on."""
+        self.aged, self.lane = True, "interactive"
 
     @property
     def work(self) -> Work:
         return (self.prompt_tokens, self.expected_tokens)
-
-    @property
-    def lane(self) -> CallClass:
-        return "interactive" if self.aged else self.call_class
 
 
 @dataclass(frozen=True, slots=True)

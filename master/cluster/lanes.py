@@ -166,7 +166,9 @@ class Lanes:
 
     def decide(self, now: float) -> list[Effect]:
         """What is to be done after the events since this was asked last."""
-        effects: list[Effect] = list(self._expire(now))
+        effects: list[Effect] = []
+        if self._deadlines and self._deadlines[0][0] <= now:
+            effects.extend(self._expire(now))
         places = self.places
         for _ in range(4):  # a decision may change what others can do: a drain ends, an engine falls idle
             if not places.dirty:
@@ -329,7 +331,7 @@ class Lanes:
         assert call.ticket is not None
         queue.leave(call.ticket, served=True)
         self._background_waiting -= 1
-        call.aged = True
+        call.age()
         model.aged += 1
         call.ticket = model.queues["interactive"].join_first(call.call_id, next(self._arrivals))
 
@@ -337,6 +339,7 @@ class Lanes:
 
     def _waits(self, model: Model, call: LaneCall) -> None:
         self._waiting[call.call_id] = call
+        model.waiting += 1
         self._background_waiting += call.lane == "background"
         self._moved[model.key] = model
         assert call.ticket is not None
@@ -346,6 +349,7 @@ class Lanes:
     def _leave_queue(self, model: Model, call: LaneCall, *, served: bool) -> None:
         assert call.ticket is not None
         model.queues[call.lane].leave(call.ticket, served=served)
+        model.waiting -= 1
         del self._waiting[call.call_id]
         self._background_waiting -= call.lane == "background"
         self._moved[model.key] = model

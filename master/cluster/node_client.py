@@ -13,7 +13,7 @@ import httpx
 import msgspec
 
 from common import errors, tls
-from common.http_client import make_client, make_transport, streamed_headers
+from common.http_client import make_client, make_transport
 from common.protocol import (
     EmbedResponse,
     EngineInfo,
@@ -124,7 +124,7 @@ class NodeClient:
             self.url, connect_timeout_s=connect_timeout_s, headers=headers, transport=self._transport
         )
         # Of every streamed call, made once: merging them anew takes longer than sending the request.
-        self._headers = [*streamed_headers(self._client.headers), *_JSON.items()]
+        self._headers = [*headers.items(), *_JSON.items()]
         self._generate_url = self.url + _GENERATE
         self._connect_timeout_s = connect_timeout_s
         self.uploads = Uploads()

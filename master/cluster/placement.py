@@ -134,6 +134,7 @@ class Engine:
     weight: float = 1.0
     sharing: float = 0.0
     sharing_is_harmless: bool = False
+    sharing_of: int = -1  # the version of the speeds that both were taken from
     loading: Place | None = None
     loaded_at: float = 0.0  # when the load that runs is expected to be done
     drained: Place | None = None  # gets no new calls, so that it can give its place to `drained_for`
@@ -145,8 +146,9 @@ class Engine:
 
     def call_seconds(self, now: float) -> float:
         """Seconds of all calls that ever ran here, added up. To be asked before `running` changes."""
-        self._call_seconds += len(self.running) * max(now - self._counted_at, 0.0)
-        self._counted_at = max(now, self._counted_at)
+        if now > self._counted_at:
+            self._call_seconds += len(self.running) * (now - self._counted_at)
+            self._counted_at = now
         return self._call_seconds
 
     def claimed_s(self, model: str, lane: CallClass) -> tuple[float, float]:
@@ -236,14 +238,16 @@ class Place:
     def work_s(self, work: Work, others: int) -> float:
         """Seconds of reading and writing, beside `others` calls on the engine."""
         alone = work[0] * self.speed.prompt_s_per_token + work[1] * self.speed.generate_s_per_token
-        return alone * self.engine.stretch(others)
+        engine = self.engine  # as `stretch`, which is a call more for each place that is ranked
+        return alone * (1.0 + engine.sharing * others) / engine.weight
 
     def load_s(self, now: float) -> float:
         """Seconds until the model is resident, if its load began now or is under way."""
-        if self.resident:
+        engine = self.engine
+        if self.model in engine.resident:
             return 0.0
-        if self.engine.loading is self:
-            return max(self.engine.loaded_at - now, 0.0)
+        if engine.loading is self:
+            return max(engine.loaded_at - now, 0.0)
         return self.speed.load_s
 
     def free_slots(self, call_class: CallClass) -> int:
@@ -297,4 +301,4 @@ class Ranked:
             insort(self._order, (score, place.serial, place))
 
     def first(self, count: int) -> list[Place]:
-        return [place for _, _, place in self._order[:count]]
+        return [place for _, _, place in self._order[:count]] if self._order else []

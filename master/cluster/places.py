@@ -59,6 +59,7 @@ class Model:
     stale: dict[int, Place] = field(default_factory=dict)
     rates: dict[int, float] = field(default_factory=dict)
     rate: float = 0.0
+    waiting: int = 0  # calls, in both queues
     promised: int = 0  # slots being emptied for the first interactive calls in the queue
     aged: int = 0  # background calls that count as interactive now, waiting or running
     background_ended_at: float = float("-inf")  # the last one that ran to its end
@@ -71,10 +72,6 @@ class Model:
         for engine in self.claimed[lane]:
             engine.claims.pop((self.key[1], lane), None)
         self.claimed[lane].clear()
-
-    @property
-    def waiting(self) -> int:
-        return len(self.queues["interactive"]) + len(self.queues["background"])
 
 
 class Places:
@@ -172,10 +169,12 @@ class Places:
 
     def touch(self, engine: Engine) -> None:
         """Something on this engine changed: rank its places anew when they are looked at."""
-        key = (engine.node, engine.name)
-        engine.sharing = self.speeds.sharing(*key)
-        measured = self.speeds.measured_sharing(*key)
-        engine.sharing_is_harmless = measured is not None and measured <= HARMLESS_SHARING
+        version = self.speeds.versions.get((engine.node, engine.name), 0)
+        if engine.sharing_of != version:
+            engine.sharing_of = version
+            engine.sharing = self.speeds.sharing(engine.node, engine.name)
+            measured = self.speeds.measured_sharing(engine.node, engine.name)
+            engine.sharing_is_harmless = measured is not None and measured <= HARMLESS_SHARING
         for name, place in engine.places.items():
             model = self.models[engine.name, name]
             model.stale[place.serial] = place

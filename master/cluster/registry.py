@@ -238,10 +238,10 @@ class Registry:
 
     def has(self, model: str, *, answering: bool = True, engine: EngineName = "main") -> bool:
         """Whether some node has the model on this engine: `nodes_with`, as far as the first."""
-        return any(
-            (node.answers_on(engine) or not answering) and node.model(model, engine) is not None
-            for node in self.nodes.values()
-        )
+        for node in self.nodes.values():
+            if node.model(model, engine) is not None and (not answering or node.answers_on(engine)):
+                return True
+        return False
 
     async def refresh(self, node: Node) -> None:
         """One heartbeat now."""
