@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import gc
 import json
 import os
 import socket
@@ -118,3 +119,13 @@ def when_the_parent_is_gone(then: Callable[[], None]) -> None:
             loop.call_soon_threadsafe(then)
 
     threading.Thread(target=wait, name="parent watch", daemon=True).start()
+
+
+def collect_less_often() -> None:
+    """Once a program has started: what start-up built stays, and full collections need not look at it again.
+
+    A call makes some thousand objects that are gone with it. Looking for cycles among them every 700, as
+    Python does by itself, took a twentieth of its CPU time.
+    """
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import gc
 import os
 import signal
 import socket
@@ -24,7 +23,7 @@ from common.errors import ConflictError, CouncilError, SettingsError
 from common.http_server import BoundedHttp
 from common.master_settings import MasterSettings
 from common.node_settings import NodeSettings
-from common.program import Ready, listen, loop_factory, url_of, when_the_parent_is_gone
+from common.program import Ready, collect_less_often, listen, loop_factory, url_of, when_the_parent_is_gone
 from common.security import is_loopback
 from common.settings import require_key_off_loopback
 from master.app import as_served, create_app
@@ -111,7 +110,7 @@ async def _serve(
         services: Services = app.state.services
         _stop_on_signals(server, exit_with_parent)
         async with contextlib.AsyncExitStack() as stack:
-            gc.freeze()  # what start-up built stays: full collections need not look at it again
+            collect_less_often()
             serving = asyncio.create_task(server.serve(sockets=[listener]))
             ready = asyncio.create_task(server.ready.wait())
             if local_node:

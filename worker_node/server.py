@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import os
 import signal
 import socket
@@ -17,7 +16,7 @@ import uvicorn
 from common.asgi import App
 from common.http_server import BoundedHttp
 from common.logs import get_logger
-from common.program import Ready, when_the_parent_is_gone
+from common.program import Ready, collect_less_often, when_the_parent_is_gone
 from worker_node.service import NodeService
 
 log = get_logger(__name__)
@@ -108,7 +107,7 @@ async def run(
 
     server = NodeServer(config, stop_asked=stop or asyncio.Event(), on_started=started)
     await service.start()
-    gc.freeze()  # what start-up built stays: full collections need not look at it again
+    collect_less_often()
     try:
         async with asyncio.TaskGroup() as group:
             serving = group.create_task(server.serve(sockets=[listener]))

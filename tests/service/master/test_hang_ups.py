@@ -104,7 +104,7 @@ async def test_a_cancelled_session_stops_its_calls_and_keeps_its_attempts(slow: 
     for name in MODELS:
         quick = stage != "opinions" and name != CHAIRMAN
         slow.standin.set_model(
-            rig.model(name, token_ms=5 if quick else 40, answer_tokens=12 if quick else 60)
+            rig.model(name, token_ms=15 if quick else 40, answer_tokens=12 if quick else 60)
         )
     opened = await slow.open()
     watching = asyncio.create_task(slow.all_events(opened["id"]))

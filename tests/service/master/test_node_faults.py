@@ -14,7 +14,7 @@ from tests.service.master import rig
 from tests.service.master.rig import CHAIRMAN, MODELS, SEATS, Rig, assert_full
 
 STAGES = ("opinions", "review", "synthesis")
-SLOW = [rig.model(name, token_ms=25) for name in MODELS]
+SLOW = [rig.model(name, token_ms=50) for name in MODELS]
 Events = list[dict[str, Any]]
 
 
@@ -50,6 +50,8 @@ async def test_a_node_killed_while_another_lives_costs_a_restart_and_nothing_els
         node_of(cluster, name).kill()
         events = await watching
         session = await cluster.get(session_id)
+        # The engine hears of the death when it writes next.
+        await cluster.standin.until(lambda server: not any(server.counters.in_flight.values()))
     assert_full(session)
     restarted = of_type(events, "call.restarted")
     assert restarted
