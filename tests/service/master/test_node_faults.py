@@ -14,7 +14,7 @@ from tests.service.master import rig
 from tests.service.master.rig import CHAIRMAN, MODELS, SEATS, Rig, assert_full
 
 STAGES = ("opinions", "review", "synthesis")
-SLOW = [rig.model(name, token_ms=50) for name in MODELS]
+SLOW = [rig.model(name, token_ms=50, answer_tokens=30) for name in MODELS]
 Events = list[dict[str, Any]]
 
 
@@ -26,15 +26,18 @@ async def caught(cluster: Rig, stage: str) -> tuple[str, asyncio.Task[Events], s
     """A session with a call that writes in that stage: its id, its events to come, and the call's node."""
     opened = await cluster.open()
     watching = asyncio.create_task(cluster.all_events(opened["id"]))
-    delta = await cluster.writing(opened["id"], stage)
-    started = await cluster.reach(
-        opened["id"],
-        lambda event: (
-            event["type"] == "call.started"
-            and (event["stage"], event["agent_id"]) == (stage, delta["agent_id"])
-        ),
-    )
-    return opened["id"], watching, started["node"]
+    nodes: dict[str, str] = {}
+
+    def writes(event: dict[str, Any]) -> bool:
+        if event.get("stage") != stage:
+            return False
+        if event["type"] == "call.started":
+            nodes[event["agent_id"]] = event["node"]
+        return bool(event["type"] == "call.delta")
+
+    # By one reading of the events: a second one takes time, in which the call may end.
+    delta = await cluster.reach(opened["id"], writes)
+    return opened["id"], watching, nodes[delta["agent_id"]]
 
 
 def node_of(cluster: Rig, name: str) -> Program:
