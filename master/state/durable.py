@@ -26,6 +26,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from common.errors import CouncilError, InternalError, SettingsError, from_problem
 from common.logs import get_logger
+from master.state import old_sqlite
 from master.state.database import database_file, is_sqlite, parse_address, protect_file
 from master.state.storage_errors import translate
 
@@ -231,6 +232,7 @@ def _prepare(place: Place) -> None:
     from dbos import DBOS
 
     if place.file is not None:
+        old_sqlite.teach()
         protect_file(place.file)
         with closing(sqlite3.connect(place.file, timeout=10.0)) as raw:
             raw.execute("PRAGMA journal_mode=WAL")  # five times the steps per second

@@ -43,8 +43,20 @@ def judge_session(session: Row, seats: list[str], rows: list[Row]) -> None:
         lacks_vote = any(one["review_state"] != "done" for one in agents)
         lacks_chair = session["synthesis"] is None or session["synthesis"]["kind"] == "top_ranked"
         assert lacks_voice or lacks_vote or lacks_chair, session
+    # Of two voices one is lost where its node dies in mid-answer, and then the next node that begins it anew.
+    if session["result"] == "single" and len(agents) > 1:
+        for agent_id in session["missing_agents"]:
+            tried = [row for row in rows if (row["stage"], row["agent_id"]) == ("opinions", agent_id)]
+            outcomes = [row["outcome"] for row in sorted(tried, key=lambda row: row["attempt"])]
+            assert outcomes[-2:] == ["restarted", "failed"], (session["id"], tried)
     if session["synthesis"] is not None and session["synthesis"]["kind"] == "fallback_chairman":
         assert any("failed as chairman" in one for one in session["warnings"])
+
+
+def assert_all_served(ended: Counter[str], sessions: int) -> None:
+    """Every session came to a result, and single voices are the exception that two deaths in a row make."""
+    assert ended["full"] + ended["degraded"] + ended["single"] == sessions, ended
+    assert ended["single"] <= max(sessions // 20, 1), ended
 
 
 def judge_fleet(fleet: Fleet, sessions: dict[str, list[str]], shown: dict[str, Row]) -> Counter[str]:
