@@ -39,19 +39,25 @@ async def test_a_seat_that_waits_says_its_place_and_when_it_starts(open_page: Op
     told = await page.evaluate(
         """async () => {
             const { applyEvent, blankView } = await import("/assets/src/session-state.js");
-            const { queuePlace } = await import("/assets/src/views/parts.js");
+            const { queuePlace, queueWait } = await import("/assets/src/views/parts.js");
             const where = { type: "call.queued", stage: "opinions", agent_id: "agent_1" };
             let view = blankView({ id: "1", agents: [{ agent_id: "agent_1", model: "m" }] });
-            const told = [queuePlace(undefined)];
+            const told = [[queuePlace(undefined), queueWait(undefined)]];
             const third = { position: 3, estimate_s: 150.2 };
             for (const guess of [third, { position: 2, estimate_s: 40.6 }, { position: 1 }]) {
                 view = applyEvent(view, { ...where, seq: told.length, ...guess });
-                told.push(queuePlace(view.calls.opinions.agent_1));
+                const call = view.calls.opinions.agent_1;
+                told.push([queuePlace(call), queueWait(call)]);
             }
             return told;
         }"""
     )
-    assert told == ["", "· 3 · in about 2.5 min", "· 2 · in about 41 s", "· 1"]
+    assert told == [
+        ["", ""],
+        ["· 3", "starts in about 2.5 min"],
+        ["· 2", "starts in about 41 s"],
+        ["· 1", ""],
+    ]
 
 
 async def test_a_gap_is_reported_and_nothing_behind_it_is_taken(open_page: OpenPage) -> None:

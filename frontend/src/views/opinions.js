@@ -6,7 +6,7 @@ import { html } from "../html.js";
 import { isEnded } from "../session-state.js";
 import { AnswerText, FollowingBox } from "./answer-text.js";
 import { Icon } from "./icons.js";
-import { CopyButton, Elapsed, SeatBadge, StatePill, errorText, queuePlace, seatNumber } from "./parts.js";
+import { CopyButton, Elapsed, SeatBadge, StatePill, errorText, queuePlace, queueWait, seatNumber } from "./parts.js";
 
 /** @typedef {import("../session-state.js").SessionView} SessionView */
 /** @typedef {import("../session-state.js").Call} Call */
@@ -33,6 +33,7 @@ function SeatFigures({ call }) {
   const rate = speedOf(call);
   return html`<p class="seat-figures number">
     ${call.node && html`<span class="node-name">${call.node}</span>`}
+    ${call.state === "queued" && queueWait(call) && html`<span>${queueWait(call)}</span>`}
     ${rate && html`<span>${rate}</span>`}
     ${call.state === "running" ? html`<span><${Elapsed} since=${call.started_at} /></span>` : total ? html`<span>${duration(total)}</span>` : null}
     ${call.token_usage && html`<span>${count(call.token_usage.completion_tokens)} tokens</span>`}

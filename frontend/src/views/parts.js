@@ -116,11 +116,17 @@ const STATE_WORDS = /** @type {Record<string, string>} */ ({
 });
 
 /**
- * Where a queued call stands, and in what time it is expected to start.
+ * Where a queued call stands.
+ * @param {{position: number | null} | undefined} call
+ */
+export const queuePlace = (call) => (call?.position ? `· ${call.position}` : "");
+
+/**
+ * In what time a queued call is expected to start; too long for a pill beside a model's name.
  * @param {{position: number | null, estimate_s: number | null} | undefined} call
  */
-export const queuePlace = (call) => (!call?.position ? ""
-  : `· ${call.position}${call.estimate_s == null ? "" : ` · in about ${span(Math.max(1, Math.round(call.estimate_s)))}`}`);
+export const queueWait = (call) => (!call?.position || call.estimate_s == null ? ""
+  : `starts in about ${span(Math.max(1, Math.round(call.estimate_s)))}`);
 
 /** @param {{state: string, detail?: string}} props */
 export const StatePill = ({ state, detail }) => html`

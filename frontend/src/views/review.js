@@ -4,7 +4,7 @@ import { decimal } from "../format.js";
 import { html } from "../html.js";
 import { isEnded } from "../session-state.js";
 import { Icon } from "./icons.js";
-import { Banner, Elapsed, SeatBadge, StatePill, errorText, queuePlace, seatName, seatNumber } from "./parts.js";
+import { Banner, Elapsed, SeatBadge, StatePill, errorText, queuePlace, queueWait, seatName, seatNumber } from "./parts.js";
 
 /** @typedef {import("../session-state.js").SessionView} SessionView */
 /** @typedef {import("../wire.js").CouncilSession} CouncilSession */
@@ -76,6 +76,7 @@ function Reviewers({ view }) {
     const state = agent.review_state ?? "waiting";
     return html`<li key=${agent.agent_id}><${SeatBadge} agentId=${agent.agent_id} /><span class="model-name">${agent.model}</span>
       ${call?.node && html`<span class="hint">${call.node}</span>`}
+      ${state === "queued" && queueWait(call) && html`<span class="hint">${queueWait(call)}</span>`}
       ${state === "running" && html`<span class="hint"><${Elapsed} since=${call?.started_at ?? null} /></span>`}
       ${state === "failed" && call?.error && html`<span class="hint">${errorText(call.error)}</span>`}
       <${StatePill} state=${state} detail=${state === "queued" ? queuePlace(call) : ""} /></li>`;
