@@ -36,7 +36,7 @@ def configure(*, level: str = "info", fmt: str = "auto", program: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    for noisy in ("httpx", "aiosqlite", "alembic", "uvicorn.access", "asyncio"):
+    for noisy in ("httpx", "aiosqlite", "alembic", "uvicorn.access", "asyncio", "gguf"):
         logging.getLogger(noisy).setLevel("WARNING")
     logging.getLogger("uvicorn.error").addFilter(_cut_short)
     structlog.configure(
