@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from common import __version__
 from common.errors import CouncilError, NodeDrainingError, from_problem
 from common.http_client import make_client
 from common.logs import get_logger
+from common.security import bearer, keys_match
 from common.tls import MASTER_NAME, Trust
 from master.cluster.shared_nodes import SharedNodes
 from master.council.events import EventLog
@@ -24,8 +25,7 @@ from master.state.store import Store
 if TYPE_CHECKING:
     from master.state.presence import Peer, Presence
 
-HOP = "x-council-hop"
-"""A request that another master passed on: it is answered here, whatever happens."""
+_HOP = "x-council-hop"
 _LOOK_AFTER_EVERY_S = 1.0
 _FIND_WITHIN_S = 15.0
 _FIND_EVERY_S = 0.2
@@ -135,10 +135,19 @@ class Masters:
                 peer.url,
                 connect_timeout_s=self._connect_timeout_s,
                 read_timeout_s=_QUIET_S,
-                headers={"authorization": f"Bearer {self.presence.cluster_key}", HOP: self.presence.id},
+                headers={"authorization": f"Bearer {self.presence.cluster_key}", _HOP: self.presence.id},
                 trust=trust if peer.url.startswith("https:") else None,
             )
         return found
+
+    def has_passed_on(self, headers: Mapping[str, str]) -> bool:
+        """Whether another master sent this request on: then it is answered here, whatever happens.
+
+        Anybody can write the header that says so; the key that the masters share is theirs alone.
+        """
+        if self.presence is None or _HOP not in headers:
+            return False
+        return keys_match(bearer(headers.get("authorization")), self.presence.cluster_key)
 
     # -- events -------------------------------------------------------------------------------------------
 

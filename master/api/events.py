@@ -14,7 +14,6 @@ from starlette.types import Scope
 from common.errors import CouncilError, InvalidRequestError, NodeDrainingError, NotAcceptableError
 from master.api.guard import key_of
 from master.council.events import TooSlowError
-from master.masters import HOP
 from master.services import Services
 
 router = APIRouter(prefix="/api/council/sessions", tags=["events"])
@@ -31,7 +30,9 @@ async def watch_by_socket(socket: WebSocket, session_id: UUID, after: int = Quer
     """
     services: Services = socket.app.state.services
     await socket.accept()
-    events = services.masters.watch(str(session_id), after, here=HOP in socket.headers)
+    events = services.masters.watch(
+        str(session_id), after, here=services.masters.has_passed_on(socket.headers)
+    )
     sender = asyncio.create_task(_send_all(socket, events))
     reader = asyncio.create_task(_until_closed(socket))
     revoked = asyncio.create_task(_until_revoked(services, socket.scope))
@@ -98,7 +99,7 @@ async def watch_by_sse(request: Request, session_id: UUID, after: int = Query(0,
             raise InvalidRequestError("Last-Event-ID is the `seq` of the last event that was read")
         after = int(last_id)
     services: Services = request.app.state.services
-    here = HOP in request.headers
+    here = services.masters.has_passed_on(request.headers)
     if await services.masters.is_past_end(str(session_id), after, here=here):
         return Response(status_code=204)
     events = services.masters.watch(str(session_id), after, here=here)

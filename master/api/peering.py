@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from common.errors import CouncilError, NodeUnreachableError, NotFoundError
 from master.api.problems import problem_response
-from master.masters import HOP, TRANSPORT_ERRORS
+from master.masters import TRANSPORT_ERRORS
 from master.services import Services
 
 # Every route of one session, and nothing that only begins like one: it is asked in the name of the cluster.
@@ -35,7 +35,8 @@ class Peering:
             await self._app(scope, receive, send)
             return
         services: Services = scope["app"].state.services
-        if services.masters.presence is None or HOP in Headers(scope=scope):
+        masters = services.masters
+        if masters.presence is None or masters.has_passed_on(Headers(scope=scope)):
             await self._app(scope, receive, send)
             return
         try:
