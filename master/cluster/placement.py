@@ -188,10 +188,6 @@ class Engine:
     def has_room(self) -> bool:
         return self.max_loaded is None or len(self.resident) < self.max_loaded
 
-    def stretch(self, others: int) -> float:
-        """How many times longer a call takes beside so many others."""
-        return (1.0 + self.sharing * others) / self.weight
-
 
 @dataclass(slots=True, eq=False)
 class Place:
@@ -236,9 +232,9 @@ class Place:
         return self.usable and self.engine.usable
 
     def work_s(self, work: Work, others: int) -> float:
-        """Seconds of reading and writing, beside `others` calls on the engine."""
+        """Seconds of reading and writing, beside `others` calls on the engine that slow it down."""
         alone = work[0] * self.speed.prompt_s_per_token + work[1] * self.speed.generate_s_per_token
-        engine = self.engine  # as `stretch`, which is a call more for each place that is ranked
+        engine = self.engine
         return alone * (1.0 + engine.sharing * others) / engine.weight
 
     def load_s(self, now: float) -> float:
