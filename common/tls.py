@@ -14,7 +14,7 @@ import os
 import ssl
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,9 +80,10 @@ def short_fingerprint(fingerprint: str) -> str:
 
 
 def server_context(chain_pem: str, folder: Path) -> ssl.SSLContext:
-    """A server's context with its private key and chain (PEM, in one text)."""
+    """A server's context with its private key and chain (PEM, in one text); `ssl` reads files only."""
     context = new_server_context()
-    load_chain(context, chain_pem, folder)
+    with _brief_file(chain_pem, folder) as file:
+        context.load_cert_chain(file)
     return context
 
 
@@ -94,10 +95,33 @@ def new_server_context() -> ssl.SSLContext:
     return context
 
 
-def load_chain(context: ssl.SSLContext, chain_pem: str, folder: Path) -> None:
-    """Use a key and chain for every connection from now on; `ssl` reads them from files only."""
-    with _brief_file(chain_pem, folder) as file:
-        context.load_cert_chain(file)
+def changing_context(choose: Callable[[str | None], ssl.SSLContext]) -> ssl.SSLContext:
+    """A server's context that shows, on each connection, the certificate of the one that `choose` returns for
+    the name that was asked for.
+
+    A server's certificate is changed in this way alone: `load_cert_chain` on a context that serves pulls the
+    old certificate from under a handshake that runs, which fails then, or ends the whole process.
+    """
+
+    def show(connection: ssl.SSLObject, asked: str | None, _context: ssl.SSLContext) -> None:
+        connection.context = choose(asked)
+
+    context = new_server_context()
+    context.sni_callback = show
+    return context
+
+
+class ReplacedCertificate:
+    """A server's own key and chain, replaced by newer ones while it serves through `context`."""
+
+    def __init__(self, chain_pem: str, folder: Path) -> None:
+        self._folder = folder
+        self._newest = server_context(chain_pem, folder)
+        self.context = changing_context(lambda _asked: self._newest)
+
+    def replace(self, chain_pem: str) -> None:
+        """Show this chain on every connection from now on. Reads and writes files."""
+        self._newest = server_context(chain_pem, self._folder)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from common.errors import SettingsError
 from common.logs import get_logger
 from common.tls import (
     MASTER_NAME,
-    load_chain,
+    changing_context,
     new_server_context,
     node_name,
     read_private,
@@ -44,7 +44,7 @@ class ClusterAuthority:
         self._cluster = server_context(self._new_chain(), folder)
         self._renewed_at = self._tried_at = time.time()
         self._own = None if own is None else OwnCertificate(*own)
-        self.context = self._cluster if self._own is None else self._beside(self._own)
+        self.context = changing_context(self._for)
 
     @classmethod
     def open(cls, folder: Path, *, host: str, own: tuple[Path, Path] | None = None) -> ClusterAuthority:
@@ -92,7 +92,7 @@ class ClusterAuthority:
                 _log.exception("the master's certificate was not renewed", again_in_s=retry_s)
 
     def _renew(self) -> None:
-        load_chain(self._cluster, self._new_chain(), self._folder)
+        self._cluster = server_context(self._new_chain(), self._folder)
         self._renewed_at = time.time()
 
     def _new_chain(self) -> str:
@@ -114,16 +114,9 @@ class ClusterAuthority:
                     "authority, which every browser has to import and every node has to join anew",
                 )
 
-    def _beside(self, own: OwnCertificate) -> ssl.SSLContext:
-        """A context with the person's own certificate, but the cluster's for who asks for its name."""
-
-        def choose(connection: ssl.SSLObject, asked: str | None, _context: ssl.SSLContext) -> None:
-            connection.context = self._cluster if asked == MASTER_NAME else own.context
-
-        # Not `own.context`, which gives way to another one: this is the server's for as long as it runs.
-        context = own.load()
-        context.sni_callback = choose
-        return context
+    def _for(self, asked: str | None) -> ssl.SSLContext:
+        """The person's own certificate where there is one, but the cluster's for who asks for its name."""
+        return self._cluster if self._own is None or asked == MASTER_NAME else self._own.context
 
 
 class OwnCertificate:
@@ -136,9 +129,9 @@ class OwnCertificate:
         self._certificate = certificate
         self._key = key
         self._seen = self._state()
-        self.context = self.load()
+        self.context = self._load()
 
-    def load(self) -> ssl.SSLContext:
+    def _load(self) -> ssl.SSLContext:
         """A context with what the files hold now. Raises `SettingsError`."""
         context = new_server_context()
         try:
@@ -155,7 +148,7 @@ class OwnCertificate:
             return
         self._seen = state
         try:
-            self.context = self.load()
+            self.context = self._load()
         except SettingsError as error:
             _log.warning("the certificate of before is served on", reason=error.detail)
         else:

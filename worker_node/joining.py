@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-import ssl
 import time
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -31,7 +29,7 @@ from common.errors import (
 from common.http_client import make_client
 from common.logs import get_logger
 from common.security import is_loopback
-from common.tls import MASTER_NAME, Trust, explain, fingerprint_of, load_chain, parse_fingerprint
+from common.tls import MASTER_NAME, ReplacedCertificate, Trust, explain, fingerprint_of, parse_fingerprint
 from worker_node.membership import Belonging, Membership
 from worker_node.whereabouts import Whereabouts
 
@@ -110,7 +108,7 @@ async def renew(one: Membership, port: int) -> tuple[Membership, dict[str, Any]]
 
 
 async def stay_known(
-    one: Membership, port: int, belonging: Belonging, folder: Path, context: ssl.SSLContext | None
+    one: Membership, port: int, belonging: Belonging, shown: ReplacedCertificate | None
 ) -> None:
     """Tell the master at each start, each hour, and when it is not heard any more, until cancelled; take the
     new certificates into use.
@@ -123,7 +121,7 @@ async def stay_known(
             addresses = await asyncio.to_thread(own_addresses)
             if whereabouts.is_due(time.monotonic(), belonging.heard_at, addresses):
                 whereabouts.began(time.monotonic(), addresses, jitter=random.uniform(*_JITTER))
-                one = await _tell(one, port, belonging, whereabouts, folder, context)
+                one = await _tell(one, port, belonging, whereabouts, shown)
         except Exception:
             whereabouts.failed(time.monotonic())
             log.exception("telling the master failed", master=one.master)
@@ -135,14 +133,13 @@ async def _tell(
     port: int,
     belonging: Belonging,
     whereabouts: Whereabouts,
-    folder: Path,
-    context: ssl.SSLContext | None,
+    shown: ReplacedCertificate | None,
 ) -> Membership:
     try:
         one, told = await renew(one, port)
         await belonging.go_on(one)
-        if context is not None:
-            await asyncio.to_thread(load_chain, context, one.chain, folder)
+        if shown is not None:
+            await asyncio.to_thread(shown.replace, one.chain)
         whereabouts.told(time.monotonic(), heartbeat_s=float(told.get("heartbeat_s") or 0.0))
         _say_how_it_is_seen(told)
     except UnauthorizedError as error:

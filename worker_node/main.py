@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 # What takes time to import comes late: `--help` answers at once.
 if TYPE_CHECKING:
     import asyncio
-    import ssl
 
     from common.node_settings import NodeSettings
     from common.program import Ready
+    from common.tls import ReplacedCertificate
     from worker_node.membership import Belonging, Membership
 
 
@@ -146,7 +146,7 @@ async def serve(
         on_ready=on_ready or (lambda _ready: None),
         stop=stop,
         stop_with_stdin=stop_with_stdin,
-        tls=tls,
+        tls=tls.context if tls else None,
         beside=_beside(settings, member, belonging, port, tls),
     )
 
@@ -162,13 +162,13 @@ def _warn_of_the_lan(settings: NodeSettings, *, asks: bool) -> None:
     get_logger(__name__).warning(f"everybody on this network can {who}: --insecure-lan")
 
 
-def _tls(settings: NodeSettings, member: Membership | None) -> ssl.SSLContext | None:
-    """The server's context where other machines are served."""
+def _tls(settings: NodeSettings, member: Membership | None) -> ReplacedCertificate | None:
+    """What the server shows where other machines are served."""
     if not settings.serves_tls or member is None:
         return None
-    from common.tls import server_context
+    from common.tls import ReplacedCertificate
 
-    return server_context(member.chain, settings.data_dir)
+    return ReplacedCertificate(member.chain, settings.data_dir)
 
 
 def _beside(
@@ -176,7 +176,7 @@ def _beside(
     member: Membership | None,
     belonging: Belonging,
     port: int,
-    tls: ssl.SSLContext | None,
+    tls: ReplacedCertificate | None,
 ) -> list[Callable[[], Coroutine[object, object, None]]]:
     """What a node does besides serving: it says that it is there; a member tells its master where it is, a
     stranger says how it is added, and which masters are on the LAN.
@@ -202,7 +202,7 @@ def _beside(
     if member.master is not None:
         from worker_node.joining import stay_known
 
-        return [*beside, partial(stay_known, member, port, belonging, settings.data_dir, tls)]
+        return [*beside, partial(stay_known, member, port, belonging, tls)]
     if settings.discovery:
         from worker_node.standing import tell_masters
 

@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from common.certificates import Authority, certificate_request, new_private_key
-from common.tls import MASTER_NAME, Trust, node_name, server_context
+from common.tls import MASTER_NAME, ReplacedCertificate, Trust, node_name, server_context
 from tests.processes import Program
 from tests.service.lan.lan import LanMaster, lan_master, lan_node, refused
 from tests.standin import StandInOllama
@@ -165,7 +165,7 @@ async def test_a_node_takes_its_new_certificates_into_use_while_it_serves(
     monkeypatch.setattr(whereabouts, "EVERY_S", 0.1)  # an hour
     monkeypatch.setattr(joining, "_LOOK_EVERY_S", 0.05)
     one = await joining.join(master.url, await master.token(), name="hourly", port=9, tls=True)
-    context = server_context(one.chain, tmp_path)
+    served = ReplacedCertificate(one.chain, tmp_path)
     trust = Trust.of_authority(master.authority, node_name("hourly"))
 
     async def hear(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -179,10 +179,8 @@ async def test_a_node_takes_its_new_certificates_into_use_while_it_serves(
         found: bytes = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
         return found
 
-    server = await asyncio.start_server(hear, "127.0.0.1", 0, ssl=context)
-    telling = asyncio.create_task(
-        joining.stay_known(one, 9, membership.Belonging(tmp_path, one), tmp_path, context)
-    )
+    server = await asyncio.start_server(hear, "127.0.0.1", 0, ssl=served.context)
+    telling = asyncio.create_task(joining.stay_known(one, 9, membership.Belonging(tmp_path, one), served))
     try:
         async with server, asyncio.timeout(20):
             seen: set[bytes] = set()

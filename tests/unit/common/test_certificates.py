@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import ssl
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -12,6 +16,7 @@ import pytest
 from common.certificates import Authority, certificate_request, expires_at, new_private_key
 from common.errors import InvalidRequestError
 from common.tls import (
+    ReplacedCertificate,
     Trust,
     fingerprint_of,
     node_name,
@@ -30,19 +35,30 @@ def authority() -> Authority:
     return Authority.make("pc1", now=NOW)
 
 
-async def handshake(chain: str, trust: Trust, folder: Path) -> None:
-    """Connect once. Raises `ssl.SSLError` when the client does not believe the server."""
-
+@asynccontextmanager
+async def listening(context: ssl.SSLContext) -> AsyncIterator[int]:
     async def hear(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.close()
 
-    server = await asyncio.start_server(hear, "127.0.0.1", 0, ssl=server_context(chain, folder))
+    server = await asyncio.start_server(hear, "127.0.0.1", 0, ssl=context)
     async with server:
-        port = server.sockets[0].getsockname()[1]
-        _, writer = await asyncio.open_connection(
-            "127.0.0.1", port, ssl=trust.context, server_hostname=trust.server_name
-        )
-        writer.close()
+        yield server.sockets[0].getsockname()[1]
+
+
+async def connect(port: int, trust: Trust) -> bytes:
+    """The certificate that is shown (DER). Raises `ssl.SSLError` when the client does not believe it."""
+    _, writer = await asyncio.open_connection(
+        "127.0.0.1", port, ssl=trust.context, server_hostname=trust.server_name
+    )
+    writer.close()
+    shown: bytes = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+    return shown
+
+
+async def handshake(chain: str, trust: Trust, folder: Path) -> None:
+    """Connect once. Raises `ssl.SSLError` when the client does not believe the server."""
+    async with listening(server_context(chain, folder)) as port:
+        await connect(port, trust)
 
 
 async def test_a_certificate_is_believed_for_its_own_name_and_authority_only(
@@ -56,6 +72,31 @@ async def test_a_certificate_is_believed_for_its_own_name_and_authority_only(
     foreign = Authority.make("pc1", now=NOW)
     with pytest.raises(ssl.SSLCertVerificationError):
         await handshake(chain, Trust.of_authority(foreign.certificate, name), tmp_path)
+
+
+async def test_a_certificate_replaced_in_the_middle_of_handshakes_breaks_none(
+    authority: Authority, tmp_path: Path
+) -> None:
+    name = node_name("pc2")
+    trust = Trust.of_authority(authority.certificate, name)
+    chains = [authority.issue_with_key([name], NOW) for _ in range(2)]
+    shown = ReplacedCertificate(chains[0], tmp_path)
+    over = threading.Event()
+
+    def replace() -> None:
+        for chain in itertools.cycle(chains):
+            shown.replace(chain)
+            if over.is_set():
+                return
+
+    async with listening(shown.context) as port:
+        renewing = asyncio.create_task(asyncio.to_thread(replace))
+        try:
+            seen = {await connect(port, trust) for _ in range(300)}
+        finally:
+            over.set()
+            await renewing
+    assert len(seen) == 2
 
 
 def test_no_private_key_is_left_lying_about(authority: Authority, tmp_path: Path) -> None:
