@@ -144,7 +144,7 @@ async def _services(settings: MasterSettings) -> AsyncIterator[Services]:
         gatekeeper = Gatekeeper(
             settings, registry, calls_on=dispatcher.lanes.running_on, store=store.activity
         )
-        dispatcher.in_use = gatekeeper.in_use
+        dispatcher.on_use, dispatcher.on_use_end = gatekeeper.begin_use, gatekeeper.end_use
         if presence is not None:
             presence.used_s_ago, presence.on_use_elsewhere = gatekeeper.used_s_ago, gatekeeper.hear_elsewhere
         await stack.enter_async_context(gatekeeper.running())

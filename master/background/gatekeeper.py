@@ -164,19 +164,17 @@ class Gatekeeper:
         self.gate.activity(self._monotonic(), node)
         self._after_use(node)
 
-    @contextmanager
-    def in_use(self) -> Iterator[None]:
-        """Something interactive runs for as long as the block does."""
+    def begin_use(self) -> None:
+        """Something interactive runs, until as many `end_use` have come."""
         self.gate.begin(self._monotonic())
         self._after_use()
-        try:
-            yield
-        finally:
-            self._heard_at = now = self._monotonic()
-            self.gate.end(now)
-            # Nothing moves before people have been away for a while: often the next look is early enough.
-            if self.gate.busy == 0 and self._looks_at > now + self.gate.rules.active_s:
-                self._wake.set()
+
+    def end_use(self) -> None:
+        self._heard_at = now = self._monotonic()
+        self.gate.end(now)
+        # Nothing moves before people have been away for a while: often the next look is early enough.
+        if self.gate.busy == 0 and self._looks_at > now + self.gate.rules.active_s:
+            self._wake.set()
 
     def used_s_ago(self) -> float | None:
         """When people last used this master; 0 while they do, `None`: not since it started."""

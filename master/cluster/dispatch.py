@@ -11,7 +11,6 @@ import asyncio
 import math
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from common import errors
@@ -46,8 +45,9 @@ class Dispatcher:
         self.registry = registry
         self.speeds = speeds or Speeds()
         self.lanes = Lanes(max_waiting=max_waiting, speeds=self.speeds)
-        # Entered for as long as an interactive call waits or runs.
-        self.in_use: Callable[[], AbstractContextManager[None]] = nullcontext
+        # An interactive call begins to wait or run, and is over.
+        self.on_use: Callable[[], None] = lambda: None
+        self.on_use_end: Callable[[], None] = lambda: None
         self._limits = limits
         self._slots = Slots(registry, self.lanes, limits)
         self._callers: set[asyncio.Task[Any]] = set()
@@ -59,9 +59,11 @@ class Dispatcher:
         if self._stopping or caller is None:
             raise _stopped()
         self._callers.add(caller)
+        is_use = call.call_class == "interactive"
+        if is_use:
+            self.on_use()
         try:
-            with self.in_use() if call.call_class == "interactive" else nullcontext():
-                return await self._run(call, watcher)
+            return await self._run(call, watcher)
         except asyncio.CancelledError:
             if not self._stopping:
                 raise
@@ -69,6 +71,8 @@ class Dispatcher:
             raise _stopped() from None
         finally:
             self._callers.discard(caller)
+            if is_use:
+                self.on_use_end()
 
     def stop(self) -> None:
         """End every call that still runs, down to its engine: its caller hears that the master stops."""
