@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from tests.bench import hops
-from tests.bench.figures import Figure, Scale, median, of_rounds
+from tests.bench.figures import Figure, Scale, median, of_rounds, scaled
 from tests.bench.rig import OURS, Rig, Route, rig
 
 MODEL = {"name": "short", "reply": {"tokens": ["yes"]}}
@@ -56,11 +56,15 @@ def _figures(
         name: [ours - base for ours, base in zip(latency_ms[name], direct, strict=True)] for name in names
     }
     made = [of_rounds("call, direct to the engine: p50", direct, "ms")]
-    for name in names[1:]:
-        made.append(_beside_peers(f"call, {name}: added p50", name, added, target=2.0))
-    for what, spent in (("1 in flight", cpu_ms), (f"{IN_FLIGHT} in flight", busy_cpu_ms)):
+    slower = [one / hops.ASSUMED_MS for one in cpu_ms[hops.NAMES["framework"]]]
+    for what, values, target in (
+        ("added p50", added, 2.0),
+        ("CPU, 1 in flight", cpu_ms, 1.0),
+        (f"CPU, {IN_FLIGHT} in flight", busy_cpu_ms, 1.0),
+    ):
         for name in names[1:]:
-            made.append(_beside_peers(f"call, {name}: CPU, {what}", name, spent, target=1.0))
+            made.append(_beside_peers(f"call, {name}: {what}", name, values, target=target))
+        made.append(scaled(f"call, {OURS}: {what}", values[OURS], slower, target))
     for name in names:
         peer = None if name == "direct" else ("direct", rate["direct"])
         made.append(of_rounds(f"calls/s at {IN_FLIGHT} in flight, {name}", rate[name], "/s", peers=peer))
@@ -72,6 +76,17 @@ def _beside_peers(what: str, name: str, values: Mapping[str, Sequence[float]], *
     peer = {"node": "HAProxy", OURS: hops.NAMES["framework"]}.get(name)
     beside = (peer, values[peer]) if peer is not None and peer in values else None
     return of_rounds(what, values[name], "ms", peers=beside, target=target if name == OURS else None)
+
+
+async def slowness(found: Rig, calls: int) -> float:
+    """How many times slower this machine is now than the one that the targets were set for, by CPU time: on a
+    quiet machine that is what the hops add to a call, and on a busy one it still is.
+    """
+    route = next(one for one in found.routes if one.name == hops.NAMES["framework"])
+    used = route.cpu_s()
+    for _ in range(calls):
+        await _call(found, route)
+    return (route.cpu_s() - used) * 1000 / calls / hops.ASSUMED_MS
 
 
 async def _call(found: Rig, route: Route) -> float:

@@ -13,14 +13,15 @@ import time
 from collections import defaultdict
 from typing import Any
 
-from tests.bench import hops
-from tests.bench.figures import Figure, Scale, median, of_rounds
+from tests.bench import calls, hops
+from tests.bench.figures import Figure, Scale, median, of_rounds, scaled
 from tests.bench.rig import OURS, Rig, Route, rig
 
 WORDS = ("word ", "bird ")  # two, of one length: LiteLLM ends a stream that says the same 100 times
 TOKEN_MS = {1: 2.0, 40: 40.0}
 _HEADERS = {"content-type": "application/json"}
 TARGET_MS = 0.2
+_PROBES = 60  # calls by which the machine's speed is known
 
 
 async def run(scale: Scale) -> list[Figure]:
@@ -34,7 +35,7 @@ async def run(scale: Scale) -> list[Figure]:
         }
         for streams, ms in TOKEN_MS.items()
     ]
-    async with rig(models, peer=True) as found:
+    async with rig([calls.MODEL, *models], peer=True) as found:
         for streams, count in tokens.items():
             made += await _figures(found, scale, streams, count)
     return made
@@ -43,7 +44,9 @@ async def run(scale: Scale) -> list[Figure]:
 async def _figures(found: Rig, scale: Scale, streams: int, tokens: int) -> list[Figure]:
     late_ms: dict[str, list[float]] = defaultdict(list)
     cpu_ms: dict[str, list[float]] = defaultdict(list)
+    slowness: list[float] = []
     for number in range(scale.rounds):
+        slowness.append(await calls.slowness(found, _PROBES))
         for route in found.routes[number % 2 :] + found.routes[: number % 2]:
             if route.name == hops.NAMES["framework"]:
                 continue  # it answers when all is there
@@ -63,6 +66,8 @@ async def _figures(found: Rig, scale: Scale, streams: int, tokens: int) -> list[
             target = TARGET_MS if name == OURS else None
             title = f"chunk at {streams} stream{'s' if streams > 1 else ''}, {name}: {what}"
             made.append(of_rounds(title, values[name], "ms", peers=peer, target=target))
+            if name == OURS:
+                made.append(scaled(title, values[name], slowness, TARGET_MS))
     return made
 
 

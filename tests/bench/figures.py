@@ -103,6 +103,14 @@ def of_rounds(
     )
 
 
+def scaled(what: str, values: Sequence[float], slowness: Sequence[float], target: float) -> Figure:
+    """Milliseconds as they would be on the machine that the target was set for, from how many times slower
+    this one was in the same round.
+    """
+    made = [value / slower for value, slower in zip(values, slowness, strict=True)]
+    return of_rounds(f"{what}, at the targets' machine speed", made, "ms", target=target)
+
+
 def tables(figures: Iterable[Figure]) -> str:
     """Markdown that reads well in a terminal, too: a figure a line, then those that have a row."""
     made = list(figures)
