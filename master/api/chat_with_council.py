@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 
 from common.asgi import JSON_HEADERS, Send, send_body
 from common.errors import CancelledCallError, InvalidRequestError, from_problem
@@ -18,40 +19,51 @@ from master.services import Services
 
 async def answer(asked: ChatCompletion, master: Services, trace: TraceContext, send: Send) -> None:
     """Answer when the council has."""
-    text, end = await _held(asked, master, trace, _unheard)
-    await send_body(send, 200, JSON_HEADERS, whole(asked, new_id(), text, "", end))
+    async with _convened(asked, master, trace) as runner:
+        text, end = await _heard(runner, master, _unheard)
+        await send_body(send, 200, JSON_HEADERS, whole(asked, new_id(), text, "", end))
 
 
 async def stream(asked: ChatCompletion, master: Services, trace: TraceContext, out: ChatStream) -> None:
-    """Answer as the chairman writes."""
-    _, end = await _held(asked, master, trace, lambda text: out.text("answer", text))
-    await out.end(end)
+    """Answer as the chairman writes. The seats come first, and clients that hear nothing for so long give up:
+    so the stream begins with the council, and is kept alive.
+    """
+    async with _convened(asked, master, trace) as runner:
+        async with out.kept_alive():
+            _, end = await _heard(runner, master, lambda text: out.text("answer", text))
+        await out.end(end)
 
 
-async def _held(
-    asked: ChatCompletion, master: Services, trace: TraceContext, said: Callable[[str], Awaitable[None]]
-) -> tuple[str, Answered]:
-    """Hold a council and tell what is written of its final answer: the whole text, and what it cost."""
-    runner, session = await master.council.create(
+@asynccontextmanager
+async def _convened(
+    asked: ChatCompletion, master: Services, trace: TraceContext
+) -> AsyncIterator[SessionRunner]:
+    """A council that ends with the block, at the latest."""
+    runner, _ = await master.council.create(
         CreateSession.model_validate({"question": _as_question(asked), "options": asked.options()}),
         traceparent=str(trace),
     )
     if runner is None:
         raise AssertionError("a session without a key is always new")
     try:
-        has_said = await _follow(runner, said)
-        ended = await master.council.get(session.id)
-        if ended.state != "completed":
-            raise (
-                from_problem(ended.error) if ended.error else CancelledCallError("the council was cancelled")
-            )
-        if not has_said:
-            await said(ended.answer or "")
-        total = ended.token_usage
-        usage = TokenUsage.of(total.total_prompt_tokens, total.total_completion_tokens)
-        return ended.answer or "", Answered("stop", usage)
+        yield runner
     finally:
         runner.cancel()  # a client that hung up wants no council; an ended one ignores this
+
+
+async def _heard(
+    runner: SessionRunner, master: Services, said: Callable[[str], Awaitable[None]]
+) -> tuple[str, Answered]:
+    """Tell what is written of the final answer; the whole text, and what it cost."""
+    has_said = await _follow(runner, said)
+    ended = await master.council.get(runner.id)
+    if ended.state != "completed":
+        raise from_problem(ended.error) if ended.error else CancelledCallError("the council was cancelled")
+    if not has_said:
+        await said(ended.answer or "")
+    total = ended.token_usage
+    usage = TokenUsage.of(total.total_prompt_tokens, total.total_completion_tokens)
+    return ended.answer or "", Answered("stop", usage)
 
 
 async def _follow(runner: SessionRunner, said: Callable[[str], Awaitable[None]]) -> bool:

@@ -154,6 +154,22 @@ async def test_the_council_answers_as_a_model(cluster: Rig) -> None:
         assert usage["total_tokens"] == session["token_usage"]["total_tokens"]
 
 
+async def test_a_streamed_council_begins_before_its_chairman_does(cluster: Rig) -> None:
+    """Clients that hear nothing while the seats speak and review give up."""
+    body = {**_ask("council"), "stream": True}
+    async with cluster.client.stream("POST", CHAT, json=body) as response:
+        assert response.status_code == 200
+        lines = response.aiter_lines()
+        first = json.loads((await anext(lines)).removeprefix("data: "))
+        [newest] = (await cluster.client.get("/api/council/sessions?limit=1")).json()["sessions"]
+        assert newest["state"] in ("queued", "opinions")
+        assert first["choices"][0]["delta"] == {"role": "assistant", "content": ""}
+        rest = [line async for line in lines if line]
+    assert rest[-1] == "data: [DONE]"
+    roles = [json.loads(line.removeprefix("data: ")) for line in rest[:-1]]
+    assert not any("role" in one["choices"][0]["delta"] for one in roles)
+
+
 async def test_what_fails_is_an_error_in_openais_shape(cluster: Rig) -> None:
     for stream in (False, True):
         unknown = await cluster.client.post(CHAT, json=_ask("gpt-x", stream=stream))
