@@ -21,10 +21,15 @@ def load_settings(config: Path | None = None, **flags: Any) -> MasterSettings:
 
 def default_url(settings: MasterSettings) -> str:
     """Where a master with these settings is reached from this machine."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)
+    return address_of("https" if settings.serves_tls else "http", settings.host, settings.port)
+
+
+def address_of(scheme: str, host: str, port: int) -> str:
+    """Where a program of this machine that listens so is reached from it."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)
     if ":" in host and not host.startswith("["):
         host = f"[{host}]"
-    return f"{'https' if settings.serves_tls else 'http'}://{host}:{settings.port}"
+    return f"{scheme}://{host}:{port}"
 
 
 def reachable(url: str) -> str:

@@ -41,8 +41,7 @@ def doctor(
 async def examine(url: str | None, key: str | None, config: Path | None) -> list[Finding]:
     """Every finding, in the order in which they explain each other."""
     from master.cli import checks
-    from master.cli.addresses import default_url
-    from master.cli.locate import Located, probe, reach
+    from master.cli.locate import Located, health_here, reach
 
     found = [checks.python_version()]
     finding, master, node = checks.settings(config)
@@ -50,12 +49,12 @@ async def examine(url: str | None, key: str | None, config: Path | None) -> list
     address, answered = url, None
     if master is not None and node is not None:
         found += checks.data_folder(master.data_dir)
-        here = await probe(default_url(master)) if master.port else None
-        beside = await probe(f"http://127.0.0.1:{node.port}") if node.port else None
-        found.append(
-            checks.port("master", master.host, master.port, ours=(here or {}).get("role") == "master")
-        )
-        found.append(checks.port("node", node.host, node.port, ours=(beside or {}).get("role") == "worker"))
+        here = await health_here(master.host, master.port)
+        beside = await health_here(node.host, node.port)
+        found.append(checks.port("master", master.host, master.port, ours=here.get("role") == "master"))
+        found.append(checks.port("node", node.host, node.port, ours=beside.get("role") == "worker"))
+        if beside.get("role") == "worker":
+            found.append(_node_here(beside))
         found.append(await _ollama(node.ollama_base_url))
         key = key or master.key
         address = address or await _running_here(master)
@@ -66,6 +65,18 @@ async def examine(url: str | None, key: str | None, config: Path | None) -> list
     if address is not None and answered is not None and answered.is_master:
         found += await _cluster(Located(address, key, answered.verify))
     return found
+
+
+def _node_here(health: dict[str, Any]) -> Finding:
+    """The node of this PC as it tells everybody; what its master thinks of it is told there."""
+    from master.cli.checks import Finding
+
+    told = f"{health.get('name')} {health.get('version')}: {health.get('status')}"
+    if health.get("status") == "healthy":
+        return Finding("ok", "node here", told)
+    checks = ", ".join(f"{name} {state}" for name, state in (health.get("checks") or {}).items())
+    level: Any = "fail" if health.get("status") == "unhealthy" else "warn"
+    return Finding(level, "node here", f"{told} ({checks})")
 
 
 async def _running_here(settings: Any) -> str | None:
@@ -161,8 +172,9 @@ def _worker(worker: dict[str, Any]) -> list[Finding]:
         found = [Finding("fail", name, told, hint)]
     for engine in worker.get("engines") or []:
         if isinstance(engine, dict) and engine.get("status") not in (None, "connected"):
+            which = "background engine" if engine.get("name") == "background" else "engine"
             where = f"{engine.get('kind')} at {engine.get('address')} is {engine.get('status')}"
-            found.append(Finding("fail", f"{name} engine", where, "start the engine on that PC"))
+            found.append(Finding("fail", f"{name} {which}", where, "start the engine on that PC"))
     return found
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from master.cli.addresses import default_url, load_settings, local_addresses
+from master.cli.addresses import address_of, default_url, load_settings, local_addresses
 from master.cli.failure import CommandFailedError, NoMasterError
 
 if TYPE_CHECKING:
@@ -68,6 +68,19 @@ async def reach(url: str, data_dir: Path | None = None) -> Answered | None:
         if ours is not None and named is not None and named.get("role") == "master":
             return Answered(named, ours)
     return Answered(health, usual) if health is not None else None
+
+
+async def health_here(host: str, port: int) -> dict[str, Any]:
+    """The health of whichever of our programs listens there on this machine; empty where none does.
+
+    Health is told to everybody, and whoever tells it is believed for a line on the screen and no more: so no
+    certificate is asked for.
+    """
+    for scheme in ("http", "https"):
+        health = await _health(address_of(scheme, host, port), False) if port else None
+        if health is not None and health.get("role") in ("master", "worker"):
+            return health
+    return {}
 
 
 async def _health(url: str, verify: ssl.SSLContext | bool) -> dict[str, Any] | None:

@@ -17,7 +17,7 @@ import pytest
 from common.addresses import lan_addresses
 from common.security import is_loopback
 from tests import processes, zygote
-from tests.service.lan.lan import KEY, QUIET, LanMaster
+from tests.service.lan.lan import KEY, QUIET, LanMaster, lan_node
 from tests.standin import StandInOllama
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -107,3 +107,27 @@ async def test_an_odd_length_of_time_is_refused(master: LanMaster, ttl: str) -> 
 async def test_without_an_authority_there_is_none_to_export(tmp_path: Path) -> None:
     told = await council("config", "export-ca", COUNCIL_DATA_DIR=str(tmp_path))
     assert (told.code, told.out, "--host 0.0.0.0" in told.err) == (1, "", True)
+
+
+async def test_the_doctor_knows_the_programs_of_this_pc_over_tls(
+    master: LanMaster, standin: StandInOllama, tmp_path: Path
+) -> None:
+    join = ("--host", "0.0.0.0", "--join", master.url, "--token", await master.token())
+    async with lan_node(tmp_path / "pc2", *join, ollama=standin.base_url) as node:
+        await master.until("pc2", "healthy")
+        ports = {"COUNCIL_PORT": str(urlsplit(master.url).port), "COUNCIL_NODE_PORT": _port(node.url)}
+        told = await council("doctor", "--json", **ports, **here(master))
+        found = {one["what"]: (one["level"], one["told"]) for one in json.loads(told.out)["findings"]}
+        for port, role in zip(ports.values(), ("the master: process", "the node: process"), strict=True):
+            assert found[f"port {port}"][0] == "ok"
+            assert found[f"port {port}"][1].startswith(role)
+        assert found["node here"] == ("ok", "pc2 0.1.0: healthy")
+        assert (await council("worker", "remove", "pc2", **here(master))).code == 0
+        removed = await council("doctor", **ports, **here(master))
+    [line] = [line for line in removed.out.splitlines() if "node here" in line]
+    assert line.startswith("warn")
+    assert "removed by the master" in line
+
+
+def _port(url: str) -> str:
+    return str(urlsplit(url).port)
