@@ -28,6 +28,7 @@ from common.errors import (
 )
 from common.http_client import make_client
 from common.logs import get_logger
+from common.no_answer import why_no_answer
 from common.security import is_loopback
 from common.tls import MASTER_NAME, ReplacedCertificate, Trust, explain, fingerprint_of, parse_fingerprint
 from worker_node.membership import Belonging, Membership
@@ -224,7 +225,7 @@ async def _with_client(
         if reason is not None:
             raise UntrustedPeerError(f"what answers at {url} is not this node's master: {reason}") from error
         raise NodeUnreachableError(
-            f"no master answers at {url} ({type(error).__name__}); is it started there with --host 0.0.0.0?"
+            f"no master answers at {url} ({why_no_answer(error)}); is it started there with --host 0.0.0.0?"
         ) from error
     finally:
         await client.aclose()

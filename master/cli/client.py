@@ -11,6 +11,7 @@ from typing import Any, Self
 import httpx
 
 from common.errors import from_problem
+from common.no_answer import why_no_answer
 from common.protocol import LineSplitter
 from master.cli import trust
 from master.cli.failure import CommandFailedError, NoMasterError, from_council_error
@@ -100,7 +101,7 @@ class MasterClient:
         try:
             yield
         except httpx.TimeoutException as error:
-            raise NoMasterError(self.url, "it did not answer in time") from error
+            raise NoMasterError(self.url, why_no_answer(error)) from error
         except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
             raise NoMasterError(self.url, "an address looks like http://192.168.1.20:8000") from error
         except httpx.TransportError as error:
@@ -108,7 +109,7 @@ class MasterClient:
                 raise CommandFailedError(
                     f"the certificate of {self.url} is not trusted here", hint=trust.HINT
                 ) from error
-            raise NoMasterError(self.url, str(error) or type(error).__name__) from error
+            raise NoMasterError(self.url, why_no_answer(error)) from error
 
 
 def _given(params: Mapping[str, Any]) -> dict[str, Any]:

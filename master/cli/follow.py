@@ -8,6 +8,7 @@ import random
 import time
 from collections.abc import Callable
 
+from common.no_answer import why_no_answer
 from master.cli.client import MasterClient
 from master.cli.failure import CommandFailedError, NoMasterError
 from master.cli.watch import ENDED_STATES, SequenceGapError, Watch
@@ -63,7 +64,7 @@ class Follower:
                 self._gap_at = gap.after
                 trouble = "an event is missing"
             except (OSError, TimeoutError) as error:
-                trouble = str(error) or type(error).__name__
+                trouble = (error.errno is None and str(error)) or why_no_answer(error)
             if self._watch.ended or await self._ended_unseen():
                 return
             await self._back_off(trouble)

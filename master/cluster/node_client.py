@@ -14,6 +14,7 @@ import msgspec
 
 from common import errors, tls
 from common.http_client import make_client, make_transport
+from common.no_answer import why_no_answer
 from common.protocol import (
     EmbedResponse,
     EngineInfo,
@@ -264,7 +265,7 @@ class NodeClient:
                 f"what answers at {self.url} is not trusted to be {self.name}: {reason}", node=self.name
             )
         return errors.NodeUnreachableError(
-            f"{self.name} does not answer at {self.url} ({type(error).__name__}); "
+            f"{self.name} does not answer at {self.url} ({why_no_answer(error)}); "
             "is `council node start` running there?",
             node=self.name,
         )

@@ -15,6 +15,7 @@ import msgspec
 
 from common.errors import CouncilError, EngineFailedError, EngineUnavailableError, StreamCutError
 from common.http_client import Transport, streamed_headers
+from common.no_answer import why_no_answer
 from common.protocol import GenerateRequest
 from common.telemetry import TraceContext
 
@@ -75,7 +76,7 @@ class WireClient:
 
     def unavailable(self, error: BaseException) -> EngineUnavailableError:
         return EngineUnavailableError(
-            f"{self._what} does not answer ({type(error).__name__}: {error}); is it running there?",
+            f"{self._what} does not answer ({why_no_answer(error)}); is it running there?",
             retry_after_s=2.0,
         )
 
