@@ -33,9 +33,12 @@ def print_worker(one: dict[str, Any]) -> None:
 
 
 def engines(node: dict[str, Any]) -> str:
-    """The engines of a node and how they are, in a few words."""
+    """The engines of a node and how they are, in a few words; of one that does not answer nobody knows."""
+    is_known = node.get("state") != "unreachable"
     told = [
-        f"{_engine_name(one)} {one.get('status', '')}".strip() if isinstance(one, dict) else str(one)
+        f"{_engine_name(one)} {one.get('status', '') if is_known else ''}".strip()
+        if isinstance(one, dict)
+        else str(one)
         for one in node.get("engines") or []
     ]
     return ", ".join(told) or "-"

@@ -36,6 +36,7 @@ from master.whereabouts import is_nowhere, nowhere, tells_its_address
 
 __all__ = ["Node", "Registry"]
 
+_EXPECTED = frozenset({"connecting", "healthy"})
 _BACKGROUND = "background_engine"  # the check of a node's health that tells of it
 _SECOND_SAMPLE_S = 1.0
 _SAMPLE_TIMEOUT_S = 1.0  # the next heartbeat must not be late for it
@@ -271,7 +272,7 @@ class Registry:
                 return
             node.state, node.error = "unreachable", error.detail
         if node.state != before:
-            _log.info("node state", node=node.name, was=before, state=node.state, reason=node.error)
+            _tell_state(node, before)
             self._settled.set()
         self._tell(node)
 
@@ -315,6 +316,12 @@ class Registry:
         if mac is not None and node.mac is None:
             node.mac = mac
             await self.on_mac(node.name, mac)
+
+
+def _tell_state(node: Node, before: str) -> None:
+    """Whoever was told that a node is lost is told as well that it is back."""
+    log = _log.info if {before, node.state} <= _EXPECTED else _log.warning
+    log("node state", node=node.name, was=before, state=node.state, reason=node.error)
 
 
 def _take_stock(node: Node, inventory: Inventory) -> None:

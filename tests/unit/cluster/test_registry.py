@@ -7,8 +7,9 @@ from collections.abc import AsyncIterator
 from typing import cast
 
 import pytest
+from structlog.testing import capture_logs
 
-from common.errors import ConflictError, InvalidRequestError
+from common.errors import ConflictError, InvalidRequestError, NodeUnreachableError
 from common.protocol import EngineInfo, EngineName, Health, ModelInfo
 from master.cluster.condition import trouble
 from master.cluster.node_client import Inventory, NodeClient
@@ -42,6 +43,13 @@ class TwoEngines:
         return []
 
 
+class Gone(TwoEngines):
+    """A node that does not answer."""
+
+    async def health(self) -> Health:
+        raise NodeUnreachableError("pc2 does not answer", node="pc2")
+
+
 async def test_a_model_of_the_background_engine_alone_is_not_offered_to_councils() -> None:
     registry = Registry(heartbeat_s=60, connect_timeout_s=1)
     node = registry.nodes["pc2"] = Node("pc2", cast(NodeClient, TwoEngines()))
@@ -50,6 +58,23 @@ async def test_a_model_of_the_background_engine_alone_is_not_offered_to_councils
     place = node.view(0.0).place("llama3.2:1b")
     assert place is not None
     assert place.resident, "the main engine's copy counts, not the background engine's"
+
+
+async def test_a_node_that_is_lost_and_back_is_a_warning_and_a_first_answer_is_none() -> None:
+    registry = Registry(heartbeat_s=60, connect_timeout_s=1)
+    client = TwoEngines()
+    node = registry.nodes["pc2"] = Node("pc2", cast(NodeClient, client))
+    with capture_logs() as told:
+        await registry.refresh(node)
+        node.client = cast(NodeClient, Gone())
+        await registry.refresh(node)
+        node.client = cast(NodeClient, client)
+        await registry.refresh(node)
+    assert [(one["log_level"], one["was"], one["state"]) for one in told] == [
+        ("info", "connecting", "healthy"),
+        ("warning", "healthy", "unreachable"),
+        ("warning", "unreachable", "healthy"),
+    ]
 
 
 @pytest.mark.parametrize(
