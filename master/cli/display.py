@@ -27,12 +27,27 @@ class Display(Protocol):
     def streamed(self) -> str: ...
 
 
+class _Outage:
+    """Says on standard error that the connection is lost, and that it is back: once each, not per attempt."""
+
+    def __init__(self) -> None:
+        self._is_told = False
+
+    def tell(self, text: str | None) -> None:
+        if text is None:
+            tell("connected again")
+        elif not self._is_told:
+            tell(f"connection lost ({text}), trying again …")
+        self._is_told = text is not None
+
+
 class Lines:
     """Plain lines on standard output, or only the stages on standard error (`quiet`)."""
 
     def __init__(self, watch: Watch, *, quiet: bool = False) -> None:
         self._watch = watch
         self._printer = PlainPrinter(sys.stderr if quiet else sys.stdout, quiet=quiet)
+        self._outage = _Outage()
 
     def changed(self) -> None:
         try:
@@ -43,7 +58,7 @@ class Lines:
             raise CommandFailedError(f"the answer cannot be written: {error.strerror or error}") from error
 
     def trouble(self, text: str | None) -> None:
-        tell("connected again" if text is None else f"connection lost ({text}), trying again …")
+        self._outage.tell(text)
 
     def streamed(self) -> str:
         return self._printer.streamed(self._watch)
@@ -56,12 +71,14 @@ class Lines:
 class Silent:
     """For `--json` in a script: nothing but what goes wrong."""
 
+    def __init__(self) -> None:
+        self._outage = _Outage()
+
     def changed(self) -> None:
         return
 
     def trouble(self, text: str | None) -> None:
-        if text is not None:
-            tell(f"connection lost ({text}), trying again …")
+        self._outage.tell(text)
 
     def streamed(self) -> str:
         return ""

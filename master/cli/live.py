@@ -65,6 +65,8 @@ def _facts(call: CallView, watch: Watch, now: float) -> str:
         parts.append(f"{'' if speed[1] else '~'}{speed[0]:.1f} tok/s")
     if call.stage == "review" and call.agent_id in watch.ballots:
         parts.append(f"ballot {watch.ballots[call.agent_id]}")
+    if call.restarts and call.note and call.state in ("queued", "running"):
+        parts.append(call.note)
     return " · ".join(parts)
 
 

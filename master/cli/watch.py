@@ -171,7 +171,9 @@ class Watch:
         call.begin_anew()
         call.state = "queued"
         call.node = printable(event["to_node"]) if event.get("to_node") else call.node
-        call.note = f"began anew: {printable(describe_error(event.get('reason')))}"
+        where = f" on {printable(event['from_node'])}" if event.get("from_node") else ""
+        why = printable(describe_error(event.get("reason"))).replace("_", " ")
+        call.note = f"began anew: {why}{where}"
 
     def _on_completed(self, event: dict[str, Any], now: float) -> None:
         call = self._call(event)

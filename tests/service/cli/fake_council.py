@@ -14,8 +14,9 @@ ANSWER = "# The answer\n\nThe sky is **blue** because of Rayleigh scattering.\n"
 class Script:
     """What the next session does. `hold_before`: the stage at which it waits for a cancel.
 
-    `drop_at`: after these events the socket is cut. `leave_out`: events that are never sent. `restart`: the
-    first call begins anew on another node. `forget_after`: a reconnect gets a snapshot instead of the events.
+    `drop_at`: after these events the socket is cut. `cut_reconnects`: so many that follow are cut at once.
+    `leave_out`: events that are never sent. `restart`: the first call begins anew on another node.
+    `snapshot_on_reconnect`: a reconnect gets a snapshot instead of the events.
     """
 
     answer: str = ANSWER
@@ -23,6 +24,7 @@ class Script:
     pause_s: float = 0.0
     hold_before: str | None = None
     drop_at: set[int] = field(default_factory=set)
+    cut_reconnects: int = 0
     leave_out: set[int] = field(default_factory=set)
     restart: bool = False
     snapshot_on_reconnect: bool = False

@@ -135,6 +135,10 @@ class FakeMaster:
         await socket.accept()
         session = self.sessions[socket.path_params["id"]]
         sent = int(socket.query_params.get("after") or 0)
+        if sent and session.script.cut_reconnects:
+            session.script.cut_reconnects -= 1
+            await socket.close(1012)
+            return
         if sent and session.script.snapshot_on_reconnect:
             await socket.send_json(session.snapshot())
             sent = len(session.events)

@@ -156,6 +156,15 @@ def test_a_snapshot_continues_what_was_printed(council: Council, master: FakeMas
     assert ended.out.count("Rayleigh scattering") == 1
 
 
+def test_a_lost_connection_is_told_once_and_so_is_its_return(council: Council) -> None:
+    with serving(FakeMaster()) as master:
+        master.script = Script(drop_at={4}, cut_reconnects=3, pause_s=0.2)
+        ended = council.run("ask", QUESTION, "--url", master.url)
+    assert ended.code == 0, ended.err
+    assert ended.err.count("connection lost") == 1
+    assert ended.err.count("connected again") == 1
+
+
 def test_an_event_that_stays_missing_does_not_hang_the_command(council: Council, master: FakeMaster) -> None:
     master.script = Script(leave_out={7})
     assert council.run("ask", QUESTION, "--url", master.url).code == 0

@@ -54,6 +54,19 @@ def test_a_seat_that_waits_says_its_place_and_when_it_starts(guess: dict[str, An
     assert ("starts in" in out.getvalue()) is bool(guess)
 
 
+def test_a_panel_says_why_its_text_began_anew() -> None:
+    seen = running(1, "Hello")
+    where = {"stage": "opinions", "agent_id": "agent_1"}
+    lost = {"from_node": "pc1", "to_node": "pc2", "reason": "node_frozen"}
+    seen.apply({"seq": seen.seq + 1, "type": "call.restarted", **where, **lost}, 2.0)
+    seen.apply({"seq": seen.seq + 1, "type": "call.started", **where, "node": "pc2"}, 2.0)
+    seen.apply({"seq": seen.seq + 1, "type": "call.delta", **where, "channel": "answer", "text": "Hi"}, 2.0)
+    out = io.StringIO()
+    console = Console(file=out, width=100, height=10, color_system=None)
+    console.print(render(seen, 3.0, console))
+    assert "began anew: node frozen on pc1" in out.getvalue()
+
+
 def test_a_panel_shows_the_end_of_a_long_answer() -> None:
     out = io.StringIO()
     console = Console(file=out, width=80, height=24, force_terminal=True, color_system=None)

@@ -74,7 +74,7 @@ def test_a_call_that_restarts_begins_its_text_anew() -> None:
     }
     seen = call(watch(STARTED, HELLO, restarted, {**STARTED, "node": "pc1"}, WORLD))
     assert (seen.text, seen.node, seen.restarts) == ("world", "pc1", 1)
-    assert seen.note == "began anew: stream_cut"
+    assert seen.note == "began anew: stream cut on pc2"
 
 
 def test_a_fall_back_chairman_takes_the_seat_over() -> None:
