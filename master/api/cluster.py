@@ -78,11 +78,13 @@ async def list_masters(master: Master) -> dict[str, Any]:
 
 @router.get("")
 async def list_workers(master: Master) -> dict[str, Any]:
+    """The nodes; `starting` names those that are being started here and have no address yet."""
     return {
+        "starting": master.registry.starting,
         "workers": [
             describe(node, running=master.dispatcher.lanes.running_on(node.name))
             for node in master.registry.nodes.values()
-        ]
+        ],
     }
 
 

@@ -57,6 +57,7 @@ def list_(
 ) -> None:
     """List the nodes, their state, engines and models."""
     from master.cli.locate import call_master
+    from master.cli.printable import printable
     from master.cli.terminal import print_json, print_table
     from master.cli.worker_screen import engines
 
@@ -69,16 +70,22 @@ def list_(
     if as_json:
         print_json(found)
         return
+    starting = found.get("starting") or []  # an older master does not tell
     print_table(
         "Nodes",
-        ["name", "state", "address", "engines", "slots", "models", "what is wrong"],
+        ["name", "state", "address", "engines", "slots", "models"],
         [
-            [one["name"], one["state"], one["url"], engines(one), one.get("slots"), _models(one),
-             one.get("reason") or "-"]
-            for one in found["workers"]
+            *([one["name"], one["state"], one["url"], engines(one), one.get("slots"), _models(one)]
+              for one in found["workers"]),
+            *([name, "starting", None, None, 0, None] for name in starting),
         ],
         empty="No nodes. `council worker add URL` adds one; `council up` starts one here.",
     )  # fmt: skip
+    for one in found["workers"]:
+        if one.get("reason"):  # sentences, which a column of a table would tear apart
+            typer.echo(printable(f"{one['name']}: {one['reason']}"))
+    for name in starting:
+        typer.echo(printable(f"{name}: being started on the master's PC"))
 
 
 def show(name: NodeName, url: UrlOption = None, key: KeyOption = None, as_json: JsonOption = False) -> None:

@@ -80,6 +80,11 @@ class Registry:
         """A node of this name is being started here and will be added soon."""
         self._expected.add(name)
 
+    @property
+    def starting(self) -> list[str]:
+        """The names of the nodes that are expected and have not been added yet."""
+        return sorted(self._expected)
+
     async def settled(self, within_s: float) -> None:
         """Wait until every node that is known or expected has answered or failed once; at most so long."""
         try:

@@ -37,6 +37,7 @@ class FakeMaster:
         self.sessions: dict[str, FakeSession] = {}
         self.workers: dict[str, dict[str, Any]] = {}
         self.offered = MODELS
+        self.starting: list[str] = []
         self.pulled: list[dict[str, Any]] = []
         self.pull_lines: list[dict[str, Any]] | None = None
         self.added: list[dict[str, Any]] = []
@@ -179,7 +180,7 @@ class FakeMaster:
         if (refused := self._refused(request)) is not None:
             return refused
         if request.method == "GET":
-            return JSONResponse({"workers": list(self.workers.values())})
+            return JSONResponse({"workers": list(self.workers.values()), "starting": self.starting})
         self.added.append(body := await request.json())
         name = body.get("name") or "pc2"
         if name in self.workers:

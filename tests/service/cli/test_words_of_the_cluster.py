@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,13 @@ def test_an_address_without_a_scheme_is_the_masters_to_complete(council: Council
 def test_empty_listings_say_what_to_type(council: Council, master: FakeMaster) -> None:
     assert "council worker add" in council.run("worker", "list", "--url", master.url).out
     assert "council ask" in council.run("sessions", "list", "--url", master.url).out
+
+
+def test_a_node_that_is_being_started_is_no_empty_cluster(council: Council, master: FakeMaster) -> None:
+    master.starting = ["local"]
+    listed = council.run("worker", "list", "--url", master.url).out
+    assert "No nodes" not in listed
+    assert re.search(r"local +starting", listed)
 
 
 def test_a_model_is_pulled_with_its_progress(council: Council, master: FakeMaster) -> None:

@@ -60,6 +60,15 @@ async def test_a_model_of_the_background_engine_alone_is_not_offered_to_councils
     assert place.resident, "the main engine's copy counts, not the background engine's"
 
 
+async def test_a_node_that_is_expected_is_starting_until_it_is_added() -> None:
+    registry = Registry(heartbeat_s=60, connect_timeout_s=1)
+    registry.expect("local")
+    assert registry.starting == ["local"]
+    registry.add("http://127.0.0.1:9", name="local")
+    assert registry.starting == []
+    await registry.close()
+
+
 async def test_a_node_that_is_lost_and_back_is_a_warning_and_a_first_answer_is_none() -> None:
     registry = Registry(heartbeat_s=60, connect_timeout_s=1)
     client = TwoEngines()
