@@ -145,7 +145,8 @@ async def _tell(
         _say_how_it_is_seen(told)
     except UnauthorizedError as error:
         whereabouts.refused(time.monotonic())
-        log.error("the master refuses this node", master=one.master, reason=error.detail)
+        if belonging.ended is None:  # it is asked again and again, and says the same
+            log.error("the master refuses this node", master=one.master, reason=error.detail)
         await belonging.end()
     except CouncilError as error:
         pause_s = round(whereabouts.failed(time.monotonic()), 1)

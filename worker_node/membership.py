@@ -81,7 +81,7 @@ class Belonging:
         if self.ended is not None or self._member is None or self._member.master is None:
             return
         self.ended = (
-            f"removed by the master at {self._member.master}; join again with a token: "
+            f"removed by the master at {self._member.master}; stop this node and join again with a token: "
             f"council node start --join {self._member.master} --token T"
         )
         log.error("this node was removed from its cluster", master=self._member.master, kept_as=REMOVED_FILE)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 EVERY_S = 3600.0
+REFUSED_EVERY_S = 60.0  # the same wrong key again is no guess to a master
 UNHEARD_S = 10.0  # several heartbeats; a master whose own come less often says so
 UNHEARD_ELSEWHERE_S = 3.0
 MOST_UNHEARD_S = 300.0
@@ -64,8 +65,10 @@ class Whereabouts:
         return pause_s
 
     def refused(self, now: float) -> None:
-        """It does not know this node any more, and need not be asked soon."""
-        self._is_refused, self._retry_at = True, now + EVERY_S
+        """It does not know this node any more. It may again, once its administrator has brought an older
+        database back: it is asked now and then, wherever this machine moves.
+        """
+        self._is_refused, self._retry_at = True, now + REFUSED_EVERY_S
 
     def _patience_s(self, moved: bool) -> float:
         """How long its silence means nothing: longer each time that telling it brought no call."""

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from worker_node.whereabouts import EVERY_S, PAUSES_S, UNHEARD_S, Whereabouts
+from worker_node.whereabouts import EVERY_S, PAUSES_S, REFUSED_EVERY_S, UNHEARD_S, Whereabouts
 
 HOME, AWAY = ["192.168.1.20"], ["10.0.0.7"]
 
@@ -88,13 +88,15 @@ def test_a_master_that_cannot_be_told_is_tried_with_growing_pauses() -> None:
     assert life.live(1, heard=False) != []
 
 
-def test_who_was_refused_does_not_insist() -> None:
+def test_who_was_refused_does_not_insist_and_is_soon_back_when_the_master_knows_it_again() -> None:
     life = Life()
     life.outcome = "refused"
     life.live(1, heard=False)
     life.addresses = AWAY
-    assert life.live(EVERY_S - 2, heard=False) == []
+    assert life.live(REFUSED_EVERY_S - 2, heard=False) == []
     assert len(life.live(10, heard=False)) == 1
+    life.outcome = "told"
+    assert len(life.live(REFUSED_EVERY_S, heard=False)) == 1
 
 
 @pytest.mark.parametrize("heartbeat_s", [10.0, 60.0])
