@@ -116,7 +116,7 @@ class ProgramSettings(BaseSettings):
             values.update({key: value for key, value in flags.items() if value is not None})
             return cls.model_validate(values, by_name=True)
         except ValidationError as error:
-            raise SettingsError(_explain(error)) from error
+            raise SettingsError(cls._explain(error)) from error
 
     @classmethod
     def _from_environment(cls) -> dict[str, Any]:
@@ -130,6 +130,18 @@ class ProgramSettings(BaseSettings):
         return found
 
     @classmethod
+    def _explain(cls, error: ValidationError) -> str:
+        """What is wrong with which setting, by its names in files and in the environment."""
+        lines = []
+        for one in error.errors():
+            where = ".".join(str(part) for part in one["loc"])
+            if where in cls.model_fields:
+                where = f"{where} ({cls.environment_name(where)})"
+            words = one["msg"].removeprefix("Value error, ")  # Pydantic's, before those of our own checks
+            lines.append(f"{where}: {words}" if where else words)
+        return "; ".join(lines)
+
+    @classmethod
     def environment_name(cls, field: str) -> str:
         alias = cls.model_fields[field].validation_alias
         if isinstance(alias, AliasChoices):
@@ -139,11 +151,6 @@ class ProgramSettings(BaseSettings):
 
 def _parse_list(value: str) -> list[str]:
     return [part.strip() for part in value.split(",") if part.strip()]
-
-
-def _explain(error: ValidationError) -> str:
-    lines = [f"{'.'.join(str(part) for part in one['loc'])}: {one['msg']}" for one in error.errors()]
-    return "; ".join(lines)
 
 
 def read_config(config: Path | None) -> dict[str, dict[str, Any]]:

@@ -60,7 +60,8 @@ async def recommended_models(
     """Models that suit a council on ordinary PCs, or background work (`?for=background`, with the memory
     that each takes): the role of each, its licence, and whether the cluster has it.
     """
-    offered = [entry["name"] for entry in cluster_models(master.registry)]
+    engines: Sequence[EngineName] = ("main", "background") if use == "background" else ("main",)
+    offered = [entry["name"] for entry in cluster_models(master.registry, engines)]
     return recommended(use, offered, master.settings.ollama_background_model)
 
 

@@ -68,7 +68,8 @@ def in_words(found: Iterable[Mapping[str, Any]]) -> str:
     parts = []
     for one in found:
         where = ".".join(str(part) for part in one["loc"] if part not in ("body", "query", "path"))
-        parts.append(f"{where}: {one['msg']}" if where else str(one["msg"]))
+        words = str(one["msg"]).removeprefix("Value error, ")  # Pydantic's, before those of our own checks
+        parts.append(f"{where}: {words}" if where else words)
     return "; ".join(dict.fromkeys(parts))
 
 

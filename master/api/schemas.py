@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal, Self
 from uuid import UUID
 
@@ -19,6 +20,7 @@ from common.errors import PayloadTooLargeError
 
 MAX_QUESTION_BYTES = 64 * 1024
 MAX_AGENTS = 16
+_KEY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,62}")
 
 
 def _storable(value: str) -> str:
@@ -120,8 +122,18 @@ class WakeWorker(_Body):
 
 
 class CreateKey(_Body):
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,62}$")
+    name: str
     role: Literal["person", "admin"] = "person"
+
+    @field_validator("name")
+    @classmethod
+    def _can_be_typed(cls, name: str) -> str:
+        if not _KEY_NAME.fullmatch(name):
+            raise ValueError(
+                f"{name[:80]!r} is no name for a key: a letter or digit, then letters, digits, '.', '_', '@' "
+                "and '-', at most 63"
+            )
+        return name
 
 
 class CreateToken(_Body):

@@ -23,10 +23,9 @@ _KEPT_LINES: Final = 3  # of what a download that failed said on its standard er
 def fetch(
     body: dict[str, Any], *, url: str | None, key: str | None, quiet: bool, here_if_alone: bool
 ) -> dict[str, dict[str, Any]]:
-    """Let the cluster fetch a model; the last line of each node by its name.
+    """Let the cluster fetch a model; the last line of each node by its name: `success`, or an `error`.
 
-    `here_if_alone`: without a master the file is fetched into this machine's own models folder. Raises
-    `CommandFailedError` when it failed anywhere.
+    `here_if_alone`: without a master the file is fetched into this machine's own models folder.
     """
     return asyncio.run(_fetch(body, url, key, _Progress(quiet=quiet), here_if_alone))
 
@@ -133,6 +132,11 @@ async def _follow(lines: AsyncIterator[str], progress: _Progress) -> dict[str, d
     for told in last.values():
         if not _is_end(told):
             told["error"] = "its progress ended before the model was there"
+    return last
+
+
+def require_everywhere(last: dict[str, dict[str, Any]]) -> None:
+    """Raise `CommandFailedError` when some node does not have the model, by the last that each told."""
     failed = {worker: told["error"] for worker, told in last.items() if told.get("error")}
     if len(last) == 1 and failed:
         ((worker, problem),) = failed.items()
@@ -142,7 +146,6 @@ async def _follow(lines: AsyncIterator[str], progress: _Progress) -> dict[str, d
     if failed:
         told_all = "; ".join(f"{worker}: {describe_error(problem)}" for worker, problem in failed.items())
         raise CommandFailedError(f"{len(failed)} of {len(last)} nodes do not have it: {told_all}")
-    return last
 
 
 class _Progress:

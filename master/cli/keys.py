@@ -45,8 +45,8 @@ def list_(url: UrlOption = None, key: KeyOption = None, as_json: JsonOption = Fa
         return
     print_table(
         "Keys",
-        ["name", "role", "made"],
-        [[one["name"], one["role"], one["created_at"]] for one in found["keys"]],
+        ["name", "role", "made (UTC)"],
+        [[one["name"], one["role"], one["created_at"][:16].replace("T", " ")] for one in found["keys"]],
         empty="No keys but COUNCIL_KEY. `council keys create NAME` makes one.",
     )
 

@@ -117,7 +117,7 @@ def _fetch(
     wanted: dict[str, Any], url: str | None, key: str | None, *, as_json: bool, here_if_alone: bool
 ) -> None:
     from master.cli.failure import UsageFailedError
-    from master.cli.fetching import LOCAL, fetch
+    from master.cli.fetching import LOCAL, fetch, require_everywhere
     from master.cli.terminal import print_json
 
     if wanted["worker"] and wanted["all"]:
@@ -128,6 +128,7 @@ def _fetch(
     if as_json:
         told: dict[str, Any] = next(iter(last.values()), {})
         print_json({"model": model, "workers": last} if wanted["all"] else {"model": model, **told})
-    else:
+    require_everywhere(last)
+    if not as_json:
         where = ", ".join(name for name in last if name != LOCAL)
         typer.echo(f"{model} is there{f' ({where})' if where else ''}")

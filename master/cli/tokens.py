@@ -10,6 +10,7 @@ import typer
 from master.cli.options import JsonOption, KeyOption, UrlOption
 
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 24 * 3600}
+_LONGEST_S = 7 * _UNITS_S["d"]
 
 
 def token(
@@ -67,4 +68,7 @@ def seconds(text: str) -> float:
     found = re.fullmatch(r"(\d{1,6})([smhd])", text.strip())
     if found is None:
         raise UsageFailedError(f"{text!r} is no length of time", hint="write it like 90s, 15m, 2h or 1d")
-    return int(found[1]) * _UNITS_S[found[2]]
+    asked_s = int(found[1]) * _UNITS_S[found[2]]
+    if not 1 <= asked_s <= _LONGEST_S:
+        raise UsageFailedError(f"a token works for 1 s to 7 days, not for {text.strip()}")
+    return asked_s

@@ -118,6 +118,9 @@ def test_one_node_that_fails_fails_the_command_and_is_named(council: Council, ma
         {"worker": "pc2", "error": {"code": "node_unreachable", "detail": "pc2 does not answer"}},
         {"worker": "pc1", "status": "success"},
     ]
+    told = council.run("models", "pull", "tinyllama", "--all", "--json", "--url", master.url)
+    assert told.code == 1
+    assert set(json.loads(told.out)["workers"]) == {"pc1", "pc2"}, "scripts hear which node has it"
     failed = council.run("models", "pull", "tinyllama", "--all", "--url", master.url)
     assert failed.code == 1
     assert "pc1: success" in failed.err.splitlines()

@@ -99,9 +99,18 @@ async def test_a_person_gets_a_key_and_loses_it(master: LanMaster, tmp_path: Pat
     assert (again.code, "no key named ann" in again.err) == (1, True)
 
 
+async def test_a_name_that_cannot_be_a_keys_is_refused_in_words(master: LanMaster) -> None:
+    told = await council("keys", "create", "a b/c", **here(master))
+    assert told.code != 0
+    assert "'a b/c' is no name for a key" in told.err
+    assert "pattern" not in told.err
+
+
 @pytest.mark.parametrize("ttl", ["", "15", "-1m", "1y", "8d"])
 async def test_an_odd_length_of_time_is_refused(master: LanMaster, ttl: str) -> None:
-    assert (await council("worker", "token", "--ttl", ttl, **here(master))).code == 2
+    refused = await council("worker", "token", "--ttl", ttl, **here(master))
+    assert refused.code == 2
+    assert "ttl_s" not in refused.err
 
 
 async def test_without_an_authority_there_is_none_to_export(tmp_path: Path) -> None:

@@ -174,6 +174,13 @@ async def test_models_of_the_background_engine_alone_are_shown_and_not_offered(t
     assert "flex" in chat.json()["error"]["message"]
 
 
+async def test_a_model_of_the_background_engine_alone_is_there_for_background_work(two: TwoEngines) -> None:
+    for use, there in (("background", True), ("council", False)):
+        answer = await two.client.get("/api/council/models/recommended", params={"for": use})
+        installed = {one["name"] for one in answer.json()["models"] if one["installed"]}
+        assert (BACKGROUND in installed) is there
+
+
 async def test_a_flex_call_runs_on_the_background_engine_and_says_so(two: TwoEngines) -> None:
     await two.told(lambda told: told["target"] == "background")
     for name in (BACKGROUND, "m"):

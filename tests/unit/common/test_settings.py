@@ -129,3 +129,10 @@ def test_training_that_does_not_exist_is_refused_at_the_start(monkeypatch: pytes
     monkeypatch.setenv("BG_ENABLE_LORA", "true")
     with pytest.raises(SettingsError, match=r"trainer of adapters.*does not exist yet.*BG_ENABLE_LORA"):
         MasterSettings.load("master")
+
+
+def test_a_refused_value_is_told_by_the_name_that_people_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COUNCIL_KEY", "short")
+    with pytest.raises(SettingsError) as refused:
+        MasterSettings.load("master")
+    assert refused.value.detail.startswith("key (COUNCIL_KEY): a key needs at least 16 characters")
