@@ -168,6 +168,19 @@ def expires_at(certificate_pem: str) -> datetime.datetime:
     return x509.load_pem_x509_certificate(certificate_pem.encode()).not_valid_after_utc
 
 
+def host_names(certificate_pem: str) -> list[str]:
+    """The host names that the first certificate of a chain was made for, without patterns (`*.example.org`).
+
+    Raises `ValueError` when there is none that can be read.
+    """
+    extensions = x509.load_pem_x509_certificate(certificate_pem.encode()).extensions
+    try:
+        names = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return []
+    return [name for name in names.get_values_for_type(x509.DNSName) if _is_host_name(name)]
+
+
 def _usage(*, signs: bool) -> x509.KeyUsage:
     return x509.KeyUsage(
         digital_signature=not signs,

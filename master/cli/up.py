@@ -84,6 +84,7 @@ async def _up(settings: MasterSettings, config: Path | None, node_port: int | No
 
 async def _run(child: object, browser: bool, settings: MasterSettings) -> int:
     """Serve until the child ends by itself; its exit code, never 0."""
+    import asyncio
     import socket
 
     from master.cli.addresses import reachable
@@ -93,10 +94,12 @@ async def _run(child: object, browser: bool, settings: MasterSettings) -> int:
     assert isinstance(child, Child)
     async with child:
         url = reachable(str(child.ready["url"]))
+        scheme, port = url.partition(":")[0], url.rsplit(":", 1)[-1]
+        name = await asyncio.to_thread(_certified_name, settings.tls_cert) if scheme == "https" else None
+        url = f"https://{name}:{port}" if name else url
         typer.echo(f"The council is at {url}")
         if settings.host in ("0.0.0.0", "::"):
-            scheme, port = url.partition(":")[0], url.rsplit(":", 1)[-1]
-            typer.echo(f"Other machines reach it at {scheme}://{socket.gethostname()}:{port}")
+            typer.echo(f"Other machines reach it at {scheme}://{name or socket.gethostname()}:{port}")
         health = await child.until_ready(data_dir=settings.data_dir)
         typer.echo(f'Ready ({health.get("status")}). Ask on the page, or: council ask --url {url} "…"')
         if browser and _can_show_a_page():
@@ -106,6 +109,29 @@ async def _run(child: object, browser: bool, settings: MasterSettings) -> int:
         code = await child.wait()
     tell(f"error: the master ended by itself (exit code {code})")
     return 1
+
+
+def _certified_name(chain: Path | None) -> str | None:
+    """A name of a person's certificate that leads to this machine: browsers warn of it at 127.0.0.1."""
+    import socket
+
+    from common.addresses import own_addresses
+    from common.certificates import host_names
+    from common.security import is_loopback
+
+    try:
+        names = host_names(chain.read_text(encoding="ascii")) if chain is not None else []
+    except (OSError, ValueError):
+        return None  # the master says what is wrong with the file
+    here = set(own_addresses())
+    for name in names:
+        try:
+            found = {str(one[4][0]).split("%")[0] for one in socket.getaddrinfo(name, None)}
+        except (OSError, UnicodeError):
+            continue
+        if found & here or any(map(is_loopback, found)):  # Debian has its own name at 127.0.1.1
+            return name
+    return None
 
 
 def _environment(node_port: int | None) -> dict[str, str | None]:

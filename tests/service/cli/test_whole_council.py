@@ -233,6 +233,21 @@ def test_a_council_whose_certificate_names_another_host_is_used_from_its_own_mac
         assert process.wait(50) == 0
 
 
+def test_a_certificate_that_names_this_machine_gives_the_page_its_address(
+    council: Council, quiet: dict[str, Any], tmp_path: Path
+) -> None:
+    quiet["COUNCIL_KEY"] = "lc_0123456789abcdef"
+    certificate = persons_certificate(tmp_path, "localhost")
+    with council.start("up", "--host", "0.0.0.0", "--no-browser", **quiet, **certificate) as process:
+        page = f"https://localhost:{quiet['COUNCIL_PORT']}"
+        assert wait_for_line(process, "The council is at").split()[-1] == page
+        assert wait_for_line(process, "Other machines").split()[-1] == page
+        wait_for_line(process, "Ready")
+        assert council.run("models", "list", "--url", page, **quiet).code == 0
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(50) == 0
+
+
 @pytest.mark.parametrize("words", [["master", "start", "--port", "0"], ["node", "start", "--port", "0"]])
 def test_each_program_starts_alone_and_ends_in_order(
     council: Council, quiet: dict[str, Any], words: list[str]
