@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 from common.errors import SettingsError
 
@@ -23,7 +24,7 @@ UNHEARD_S = 20
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """What a program tells when it serves: one JSON line on standard output, and the port file."""
+    """What a program tells when it serves: one line on standard output, and the port file."""
 
     url: str
     name: str
@@ -31,6 +32,12 @@ class Ready:
 
     def to_json(self) -> str:
         return json.dumps({"url": self.url, "name": self.name, "pid": self.pid})
+
+    def announce(self, out: TextIO) -> None:
+        """Say it on `out`: a sentence to a person on a terminal, the JSON line to a program."""
+        sentence = f"{self.name} serves at {self.url} (Ctrl-C stops it)"
+        out.write((sentence if out.isatty() else self.to_json()) + "\n")
+        out.flush()
 
     def write(self, path: Path) -> None:
         """Write at once or not at all: whoever waits for the file must not read half of it."""

@@ -207,7 +207,7 @@ def _local_node(settings: MasterSettings, services: Services) -> contextlib.Abst
 def _announce(settings: MasterSettings, listener: socket.socket, port_file: Path | None) -> Ready:
     scheme = "https" if settings.serves_tls else "http"
     ready = Ready(url_of(listener, settings.host, scheme), settings.name, os.getpid())
-    print(ready.to_json(), flush=True)  # noqa: T201  # the parent process reads this line
+    ready.announce(sys.stdout)  # a parent process reads it
     if port_file is not None:
         ready.write(port_file)
     return ready

@@ -36,8 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         def ready(now: Ready) -> None:
             if arguments.port_file is not None:
                 now.write(arguments.port_file)
-            sys.stdout.write(now.to_json() + "\n")
-            sys.stdout.flush()
+            now.announce(sys.stdout)
 
         _run(settings, on_ready=ready, exit_with_parent=arguments.exit_with_parent)
     except CouncilError as error:

@@ -70,6 +70,10 @@ def start_node(
     data_dir: DataDirOption = None,
 ) -> None:
     """Start a worker node on this machine, in the foreground. It serves the engine found here."""
+    import sys
+
+    from master.cli.terminal import tell
+
     given = {
         "--host": host,
         "--port": port,
@@ -84,6 +88,8 @@ def start_node(
     arguments = [part for flag, value in given.items() if value is not None for part in (flag, str(value))]
     if insecure_lan:
         arguments.append("--insecure-lan")
+    if sys.stdout.isatty():  # its engine may take a while
+        tell("starting the node … (Ctrl-C stops it)")
     _become("worker_node", arguments)
 
 
