@@ -106,9 +106,7 @@ async def locate(url: str | None, key: str | None, settings: MasterSettings | No
     Raises `NoMasterError` when the named one does not answer, `CommandFailedError` when it is none.
     """
     if url is not None:
-        if "://" not in url:
-            url = f"http://{url}"
-        answered = await reach(url)
+        url, answered = await _reach_named(url)
         return Located(url.rstrip("/"), key, _require_master(url, answered).verify)
     settings = settings or load_settings()
     key = key or settings.key
@@ -117,6 +115,22 @@ async def locate(url: str | None, key: str | None, settings: MasterSettings | No
         if answered is not None and answered.is_master:
             return Located(address, key, answered.verify)
     return None
+
+
+async def _reach_named(url: str) -> tuple[str, Answered | None]:
+    """Who answers where a person said: one without a scheme is HTTPS where nobody speaks HTTP.
+
+    Raises `CommandFailedError` where a master was named as http:// and speaks HTTPS, as all do off loopback.
+    """
+    named = url if "://" in url else f"http://{url}"
+    answered = await reach(named)
+    if answered is not None or not named.startswith("http://"):
+        return named, answered
+    over_tls = named.replace("http://", "https://", 1)
+    answered = await reach(over_tls)
+    if answered is not None and named == url:
+        raise CommandFailedError(f"what answers at {url} speaks HTTPS", hint=f"write {over_tls}")
+    return (over_tls if answered is not None else named), answered
 
 
 async def require(url: str | None, key: str | None) -> Located:

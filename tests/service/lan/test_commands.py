@@ -99,6 +99,14 @@ async def test_a_person_gets_a_key_and_loses_it(master: LanMaster, tmp_path: Pat
     assert (again.code, "no key named ann" in again.err) == (1, True)
 
 
+async def test_a_master_named_without_https_is_found_or_told_to_speak_it(master: LanMaster) -> None:
+    address = master.url.removeprefix("https://")
+    assert (await council("worker", "list", **{**here(master), "COUNCIL_URL": address})).code == 0
+    plain = await council("worker", "list", **{**here(master), "COUNCIL_URL": f"http://{address}"})
+    assert plain.code == 1
+    assert f"write https://{address}" in plain.err
+
+
 async def test_a_name_that_cannot_be_a_keys_is_refused_in_words(master: LanMaster) -> None:
     told = await council("keys", "create", "a b/c", **here(master))
     assert told.code != 0
