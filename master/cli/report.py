@@ -202,9 +202,10 @@ def latency_table(session: Session) -> Table | None:
     """Where the time of each seat went, stage by stage, in milliseconds."""
     parts = ("queue_ms", "load_ms", "prompt_ms", "generate_ms", "network_ms", "first_token_ms", "total_ms")
     table = _table(
-        "Latency by seat (ms)", "stage", "seat", "node", *(part[:-3].replace("_", " ") for part in parts),
+        "Latency by seat (ms)", "stage", "seat", "node", *(part[:-3].replace("_", "\n") for part in parts),
         right=range(3, 10),
     )  # fmt: skip
+    table.padding = 0  # ten columns on a terminal of 80
     for stage, key in _STAGE_KEYS:
         for agent_id, one in (
             ((session.get("latency_stats") or {}).get(key) or {}).get("by_agent") or {}

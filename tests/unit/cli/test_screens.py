@@ -11,8 +11,8 @@ from rich.text import Text
 
 from master.cli.live import render
 from master.cli.plain import PlainPrinter
-from master.cli.report import banner, final_answer, report
-from master.cli.watch import Watch
+from master.cli.report import banner, final_answer, latency_table, report
+from master.cli.watch import STAGES, Watch
 
 
 def running(agents: int, text: str = "word " * 400) -> Watch:
@@ -131,6 +131,16 @@ def test_a_bare_session_can_be_reported(shown: dict[str, Any]) -> None:
     for part in report(session(**shown), markdown=True):
         Console(file=out, width=100).print(part)
     assert "session" in out.getvalue()
+
+
+def test_the_latency_of_each_seat_fits_a_common_terminal() -> None:
+    parts = ("queue", "load", "prompt", "generate", "network", "first_token", "total")
+    seat = {"node": "pc2", **{f"{part}_ms": 12345 for part in parts}}
+    stages = {f"stage{n}_{name}": {"by_agent": {"chairman": seat}} for n, name in enumerate(STAGES, 1)}
+    out = io.StringIO()
+    Console(file=out, width=80).print(latency_table(session(latency_stats=stages)))
+    rows = [line.split() for line in out.getvalue().splitlines() if "chairman" in line]
+    assert rows == [[name, "chairman", "pc2", *["12345"] * 7] for name in STAGES]
 
 
 def test_an_abstention_and_an_unseen_answer_are_no_scores() -> None:
