@@ -15,15 +15,18 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from dbos import _dbos
 from dbos._sys_db import SystemDatabase
 from dbos._sys_db_postgres import PostgresSystemDatabase
 from dbos._sys_db_sqlite import SQLiteSystemDatabase
 
 from common import logs
+from master.background import executor
 from master.background.limits import JobLimits
 from master.state.job_calls import JobCallRepository
 from master.state.job_queue import JobQueue
@@ -46,6 +49,7 @@ class Executioner:
         self._kill = kill
         self._out = out
         self._count = 0
+        self._under_way = 0
         self._lock = threading.Lock()
 
     def watch(self) -> None:
@@ -62,30 +66,42 @@ class Executioner:
     def _counted(self, name: str, write: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(write)
         async def counted(*arguments: Any, **named: Any) -> Any:
-            number = self._begin(name)
-            self._die_if((number, "before"))
-            result = await write(*arguments, **named)
-            self._die_if((number, "after"))
-            return result
+            with self._writing(name):
+                return await write(*arguments, **named)
 
         return counted
 
     def _counted_beside(self, name: str, write: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(write)
         def counted(*arguments: Any, **named: Any) -> Any:
-            number = self._begin(name)
-            self._die_if((number, "before"))
-            result = write(*arguments, **named)
-            self._die_if((number, "after"))
-            return result
+            with self._writing(name):
+                return write(*arguments, **named)
 
         return counted
+
+    @contextmanager
+    def _writing(self, name: str) -> Iterator[None]:
+        number = self._begin(name)
+        self._die_if((number, "before"))
+        try:
+            yield
+        finally:
+            self._die_if((number, "after"))
+            with self._lock:
+                self._under_way -= 1
 
     def _begin(self, name: str) -> int:
         with self._lock:
             self._count += 1
+            self._under_way += 1
             os.write(self._out, f"{name}\n".encode())
             return self._count
+
+    def end_between_writes(self) -> None:
+        """End the process well, unless a write is under way."""
+        with self._lock:
+            if not self._under_way:
+                os._exit(0)
 
     def _die_if(self, now: tuple[int, str]) -> None:
         if self._kill == now:
@@ -104,7 +120,7 @@ class MarkingParrot(Parrot):
         return await super().run(call, watcher)
 
 
-async def live(folder: Path, url: str | None) -> None:
+async def live(folder: Path, url: str | None, executioner: Executioner) -> None:
     """Submit two jobs where there are none, and see them to their ends."""
     limits = JobLimits(first_pause_s=0.05, concurrency=2)
     async with workshop(folder, limits=limits, parrot=MarkingParrot(folder), url=url) as shop:
@@ -113,7 +129,16 @@ async def live(folder: Path, url: str | None) -> None:
         await shop.all_ended()
         await shop.settled()
         sys.stdout.flush()
-        os._exit(0)  # a stop in order is another test's business, and takes most of a life
+        while True:  # a stop in order is another test's business, and takes most of a life
+            if not _engine_has_work():
+                executioner.end_between_writes()
+            await asyncio.sleep(0.005)
+
+
+def _engine_has_work() -> bool:
+    """Whether it still has to write what became of a job: it does so after the job has left us."""
+    engine = _dbos._dbos_global_instance
+    return engine is not None and bool(engine._active_workflows_set.activeList())
 
 
 async def _submit(shop: Workshop) -> None:
@@ -134,8 +159,11 @@ def fork(order: dict[str, Any]) -> dict[str, Any]:
             os.dup2(os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), 2)
             logs.configure(level="info", fmt="json", program="life")
             kill = order.get("kill")
-            Executioner((kill[0], kill[1]) if kill else None, out).watch()
-            asyncio.run(live(Path(order["folder"]), order.get("url")))
+            executioner = Executioner((kill[0], kill[1]) if kill else None, out)
+            executioner.watch()
+            # Each look at the queue is a write: a life that takes longer is not to have more of them.
+            executor._HOUSEKEEPING_S = 60.0
+            asyncio.run(live(Path(order["folder"]), order.get("url"), executioner))
         finally:
             sys.stdout.flush()
             os._exit(code)

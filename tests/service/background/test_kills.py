@@ -135,12 +135,10 @@ async def _dies_and_goes_on(
 ) -> None:
     life = await lives.live(folder, boundary, url)
     if life["ended"] == 0:
-        # That life had fewer empty claims, or was over in the middle of its last write.
-        assert len(life["writes"]) <= boundary[0]
-        if len(life["writes"]) < boundary[0]:
-            return
-    else:
-        assert life["ended"] == KILLED
+        # That life had fewer empty claims.
+        assert len(life["writes"]) < boundary[0]
+        return
+    assert life["ended"] == KILLED
     life = await lives.live(folder, url=url)
     assert life["ended"] == 0, (folder / "life.log").read_text()[-2000:]
     _is_whole(folder, url or folder, killed=True)

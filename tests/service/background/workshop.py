@@ -120,7 +120,7 @@ class Workshop:
                 await asyncio.sleep(0.02)
 
     async def settled(self, within_s: float = 10.0) -> None:
-        """Wait until this service runs nothing any more, in the engine neither."""
+        """Wait until this service runs nothing any more."""
         async with asyncio.timeout(within_s):
             while self.jobs.executor.running_ids:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
