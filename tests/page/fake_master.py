@@ -259,8 +259,9 @@ class FakeMaster:
 @asynccontextmanager
 async def running(fake: FakeMaster, port: int = 0) -> AsyncIterator[str]:
     """Serve on a free port of the loopback address; the address comes out."""
+    # No logging of its own: what it sets up would stay in this process, for the tests that come after.
     config = uvicorn.Config(
-        fake.app(), host="127.0.0.1", port=port, log_level="warning", lifespan="off", ws="websockets-sansio"
+        fake.app(), host="127.0.0.1", port=port, log_config=None, lifespan="off", ws="websockets-sansio"
     )
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve())

@@ -217,7 +217,8 @@ def problem(status: int, code: str, detail: str) -> Response:
 def serving(master: FakeMaster, *, port: int = 0) -> Iterator[FakeMaster]:
     """Serve in a thread until the block ends; `master.url` is set."""
     server = uvicorn.Server(
-        uvicorn.Config(master.app(), port=port, log_level="warning", ws="websockets-sansio")
+        # No logging of its own: what it sets up would stay in this process, for the tests that come after.
+        uvicorn.Config(master.app(), port=port, log_config=None, ws="websockets-sansio")
     )
     ready = threading.Event()
     original = server.startup
