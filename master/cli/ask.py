@@ -55,9 +55,8 @@ def ask(
 
     Uses the master that runs here or at --url, else brings up one of its own for the duration.
     """
-    import asyncio
-
     from master.cli.asking import Ask, run_ask
+    from master.cli.interrupts import run
     from master.cli.question import parse_agents, parse_options, read_question
 
     given = {
@@ -70,7 +69,7 @@ def ask(
         "options": parse_options(option or []) or None,
     }
     body = {name: value for name, value in given.items() if value is not None}
-    code = asyncio.run(
+    code = run(
         run_ask(
             Ask(
                 body=body,

@@ -10,17 +10,16 @@ from master.cli.terminal import print_json, print_table, tell
 
 def show(known: list[dict[str, Any]], as_json: bool) -> None:
     """Look for nodes and show those that the master does not know. What they say of themselves is a claim."""
-    import asyncio
-
     from common.discovery import look
     from master.cli.addresses import load_settings
     from master.cli.failure import CommandFailedError
+    from master.cli.interrupts import run
     from master.cli.printable import printable
 
     if not load_settings().discovery:
         raise CommandFailedError("looking on the LAN is switched off", hint="unset COUNCIL_DISCOVERY")
     addresses = {one["url"] for one in known}
-    found = [one for one in asyncio.run(look("node")) if one.url not in addresses]
+    found = [one for one in run(look("node")) if one.url not in addresses]
     if as_json:
         print_json({"candidates": [asdict(one) for one in found]})
         return

@@ -23,11 +23,10 @@ def doctor(
     url: UrlOption = None, key: KeyOption = None, config: ConfigOption = None, as_json: JsonOption = False
 ) -> None:
     """Check this machine, the master, its nodes, engines and models. Exit 1 when something fails."""
-    import asyncio
-
+    from master.cli.interrupts import run
     from master.cli.terminal import print_json
 
-    found = asyncio.run(examine(url, key, config))
+    found = run(examine(url, key, config))
     failed = any(one.level == "fail" for one in found)
     if as_json:
         from dataclasses import asdict

@@ -27,7 +27,9 @@ def fetch(
 
     `here_if_alone`: without a master the file is fetched into this machine's own models folder.
     """
-    return asyncio.run(_fetch(body, url, key, _Progress(quiet=quiet), here_if_alone))
+    from master.cli.interrupts import run
+
+    return run(_fetch(body, url, key, _Progress(quiet=quiet), here_if_alone))
 
 
 async def _fetch(

@@ -4,8 +4,48 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
+import sys
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
+
+T = TypeVar("T")
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """`asyncio.run`, from which no Ctrl-C is lost. On the main thread."""
+    return asyncio.run(_woken(work))
+
+
+async def _woken(work: Coroutine[Any, Any, T]) -> T:
+    with _woken_by_signals():
+        return await work
+
+
+@contextmanager
+def _woken_by_signals() -> Iterator[None]:
+    """Let every signal wake the running loop.
+
+    Python calls a handler when it goes on, and a loop that waits for nothing but its sockets does not: a
+    signal that comes between its last look and its sleep, or to another thread, waited for the next event.
+    """
+    if sys.platform == "win32":  # its loop sees to it by itself
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    woken, waking = socket.socketpair()
+    with woken, waking:
+        for one in (woken, waking):
+            one.setblocking(False)
+        loop.add_reader(woken, woken.recv, 4096)
+        before = signal.set_wakeup_fd(waking.fileno(), warn_on_full_buffer=False)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(before)
+            loop.remove_reader(woken)
 
 
 class Interrupts:

@@ -27,14 +27,13 @@ def worker(
     It shares the master's database: SQLite on the master's machine, PostgreSQL from anywhere. Model calls go
     through the master. What it leaves when it dies, another takes up within seconds.
     """
-    import asyncio
-
     from master.background.worker import run_worker
     from master.cli.addresses import load_settings
+    from master.cli.interrupts import run
     from master.cli.locate import require
 
     settings = load_settings(config, data_dir=data_dir, database_url=database_url)
-    found = asyncio.run(require(url, key))
+    found = run(require(url, key))
     raise typer.Exit(
         run_worker(
             settings,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -165,11 +164,13 @@ def _require_master(url: str, answered: Answered | None) -> Answered:
 def call_master(url: str | None, key: str | None, work: Callable[[MasterClient], Awaitable[T]]) -> T:
     """Find the master, let `work` talk to it, and return what it returns: one command's whole life."""
 
-    async def run() -> T:
+    from master.cli.interrupts import run
+
+    async def called() -> T:
         from master.cli.client import MasterClient
 
         found = await require(url, key)
         async with MasterClient(found.url, found.key, verify=found.verify) as client:
             return await work(client)
 
-    return asyncio.run(run())
+    return run(called())

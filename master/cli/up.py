@@ -26,10 +26,9 @@ def up(
     data_dir: DataDirOption = None,
 ) -> None:
     """Start a council on this machine: master, node and page. Ctrl-C stops it."""
-    import asyncio
-
     from common.settings import require_key_off_loopback
     from master.cli.addresses import load_settings
+    from master.cli.interrupts import run
 
     settings = load_settings(
         config, host=host, port=port, name=name, data_dir=data_dir, insecure_lan=insecure_lan or None
@@ -37,7 +36,7 @@ def up(
     require_key_off_loopback(
         host=settings.host, key=settings.key, insecure_lan=settings.insecure_lan, program="master"
     )
-    raise typer.Exit(asyncio.run(_up(settings, config, node_port, browser)))
+    raise typer.Exit(run(_up(settings, config, node_port, browser)))
 
 
 async def _up(settings: MasterSettings, config: Path | None, node_port: int | None, browser: bool) -> int:
