@@ -146,6 +146,8 @@ async def run_ask(ask: Ask) -> int:
                 if work.done() and not work.cancelled() and work.exception() is None:
                     state = work.result().get("state")
                     tell("cancelled" if state == "cancelled" else f"the session had ended: {state}")
+            elif not interrupted:
+                tell(f"no answer within {ask.timeout_s:g} s: no session had been opened yet")
             if second.done():
                 asking.abandon()
             return ExitCode.INTERRUPTED if interrupted else ExitCode.FAILED

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import signal
+import socket
 import sys
 from pathlib import Path
 
@@ -210,10 +211,19 @@ def test_a_hostile_answer_cannot_reach_the_terminal(council: Council, master: Fa
 
 def test_the_time_limit_cancels_and_is_exit_1(council: Council, master: FakeMaster) -> None:
     master.script = Script(hold_before="review")
-    ended = council.run("ask", QUESTION, "--timeout", "0.5", "--url", master.url)
+    # Long enough to open the session on a busy machine.
+    ended = council.run("ask", QUESTION, "--timeout", "5", "--url", master.url)
     assert ended.code == 1
-    assert "no answer within 0.5 s" in ended.err
+    assert "no answer within 5 s: cancelling the session" in ended.err
     assert master.cancels == 1
+
+
+def test_the_time_limit_is_told_also_where_no_session_was_opened_yet(council: Council) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        ended = council.run("ask", QUESTION, "--timeout", "0.5", "--url", url)
+    assert (ended.code, ended.out) == (1, "")
+    assert ended.err == "no answer within 0.5 s: no session had been opened yet\n"
 
 
 @needs_signals
