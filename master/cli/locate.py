@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from master.cli.client import MasterClient
 
 T = TypeVar("T")
-PROBE_TIMEOUT_S = 3.0
+CONNECT_TIMEOUT_S = 5.0
+ANSWER_TIMEOUT_S = 10.0  # on a PC whose models keep it busy, a master that is well takes seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +89,8 @@ async def _health(url: str, verify: ssl.SSLContext | bool) -> dict[str, Any] | N
     from master.cli.trust import is_untrusted
 
     try:
-        async with httpx.AsyncClient(timeout=PROBE_TIMEOUT_S, trust_env=False, verify=verify) as http:
+        patience = httpx.Timeout(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
+        async with httpx.AsyncClient(timeout=patience, trust_env=False, verify=verify) as http:
             response = await http.get(f"{url.rstrip('/')}/health")
     except (httpx.TransportError, httpx.InvalidURL, ValueError) as error:
         return {"role": "untrusted"} if is_untrusted(error) else None
