@@ -145,7 +145,7 @@ class Program:
                 self.process.send_signal(signal.SIGCONT)
                 self.process.terminate()
             try:
-                await self.wait(15.0)
+                await self.wait(30.0)
             except TimeoutError:
                 self.process.kill()
         return await self.process.wait()

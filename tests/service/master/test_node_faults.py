@@ -157,7 +157,7 @@ async def test_a_node_that_is_stopped_hands_its_calls_back_without_a_failure(
     async with rig.running(tmp_path, models=SLOW, nodes=("pc2", "pc3"), slots=2, node_env=drain) as cluster:
         session_id, watching, name = await caught(cluster, stage)
         node_of(cluster, name).terminate()
-        assert await node_of(cluster, name).wait(10) == 0
+        assert await node_of(cluster, name).wait() == 0
         events = await watching
         session = await cluster.get(session_id)
     assert_full(session)
@@ -175,7 +175,7 @@ async def test_a_node_that_is_stopped_ends_what_it_can_before_its_limit(tmp_path
         node_of(cluster, name).terminate()
         events = await watching
         session = await cluster.get(session_id)
-        assert await node_of(cluster, name).wait(10) == 0
+        assert await node_of(cluster, name).wait() == 0
     assert_full(session)
     assert session["synthesis"]["node"] == name
     assert of_type(events, "call.restarted") == []

@@ -92,7 +92,7 @@ async def test_a_signal_ends_master_and_node_in_order_and_the_session_resumes(
             assert len(children) == 1
             began = time.monotonic()
             running.master.process.send_signal(number)
-            assert await running.master.wait(15) == 0
+            assert await running.master.wait() == 0
             assert time.monotonic() - began < 10
             _, alive = await asyncio.to_thread(psutil.wait_procs, children, 3)
             assert alive == []
@@ -148,7 +148,7 @@ async def test_everybody_who_waits_hears_that_the_master_stops(tmp_path: Path) -
         assert (await whole).json()["error"]["code"] == "node_draining"
         lines = (await streamed).text.strip().splitlines()
         assert '"code":"node_draining"' in lines[-1].replace(" ", "")
-        assert await running.master.wait(10) == 0
+        assert await running.master.wait() == 0
         await running.standin.until(lambda server: not any(server.counters.in_flight.values()))
 
 

@@ -69,7 +69,9 @@ async def test_a_node_is_added_shown_drained_resumed_and_removed(place: Place) -
         assert shown["slots"] >= 1
         assert shown["engines"][0]["status"] == "connected"
         assert [one["name"] for one in (await client.get(WORKERS)).json()["workers"]] == ["pc2"]
-        assert (await client.get(f"{WORKERS}/pc2")).json()["system"]
+        async with asyncio.timeout(30):  # its machine is looked at beside the heartbeat
+            while not (await client.get(f"{WORKERS}/pc2")).json()["system"]:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
         drained = await client.post(f"{WORKERS}/pc2/drain")
         assert (drained.status_code, drained.json()["state"]) == (200, "draining")
         question = {"question": "?", "selected_agents": ["m1"], "chairman": "m1"}

@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from common.protocol import Delta, GenerateRequest, Queued, Started, StreamMessage, Waiting
+from tests.haste import soon
 from tests.service.worker_node.nodes import Node, done_of, error_of, kinds, node_in_process, text_of
 from tests.standin.faults import Fault
 from tests.standin.model import StandInModel
@@ -74,10 +75,16 @@ async def test_that_a_call_runs_is_told_before_the_engine_has_said_a_word(
     node: Node, ollama: StandInOllama
 ) -> None:
     ollama.set_model(StandInModel("m:latest", resident=True, reply=WORDS, first_token_ms=60_000))
-    messages = node.stream(model="m", prompt="x")
-    async with asyncio.timeout(0.9):  # the first sign of life comes after a second
+
+    async def told_s() -> float:
+        asked_at = time.perf_counter()
+        messages = node.stream(model="m", prompt="x")
         assert await anext(messages) == Started()
-    await messages.aclose()
+        took_s = time.perf_counter() - asked_at
+        await messages.aclose()
+        return took_s
+
+    await soon(0.9, told_s)  # the first sign of life comes after a second
 
 
 async def test_a_waiting_call_is_told_its_position_at_once_and_at_each_change(
@@ -118,18 +125,22 @@ async def test_a_full_queue_is_a_503_that_says_when_to_come_again(node: Node, ol
 async def test_a_hang_up_cancels_the_call_down_to_the_engine(
     node: Node, ollama: StandInOllama, stream: bool
 ) -> None:
-    endless(ollama)
-    call = asyncio.create_task(
-        node.client.post("/api/generate", json={"model": "m", "prompt": "x", "stream": stream})
-    )
-    await ollama.until(lambda server: server.counters.in_flight.get("m:latest") == 1)
-    hung_up_at = time.perf_counter()
-    call.cancel()
-    await ollama.until(lambda server: server.counters.cancelled == 1)
-    assert time.perf_counter() - hung_up_at < 0.25
+    async def hang_up() -> float:
+        before = ollama.counters.cancelled
+        endless(ollama)
+        call = asyncio.create_task(
+            node.client.post("/api/generate", json={"model": "m", "prompt": "x", "stream": stream})
+        )
+        await ollama.until(lambda server: server.counters.in_flight.get("m:latest") == 1)
+        hung_up_at = time.perf_counter()
+        call.cancel()
+        await ollama.until(lambda server: server.counters.cancelled == before + 1)
+        return time.perf_counter() - hung_up_at
+
+    await soon(0.25, hang_up)
     assert (await node.whole(model="m", prompt="x")).status_code == 200
     metrics = (await node.client.get("/metrics")).text
-    assert 'outcome="cancelled"} 1.0' in metrics
+    assert f'outcome="cancelled"}} {ollama.counters.cancelled}.0' in metrics
 
 
 async def test_a_hang_up_while_the_engine_is_silent_cancels_too(node: Node, ollama: StandInOllama) -> None:
@@ -155,12 +166,13 @@ async def test_a_hang_up_while_waiting_frees_the_place(node: Node, ollama: Stand
 
 @pytest.mark.parametrize("path", ["/api/generate", "/api/models/load"])
 async def test_a_load_goes_on_when_its_caller_hangs_up(node: Node, ollama: StandInOllama, path: str) -> None:
+    ollama.set_model(StandInModel("cold:latest", reply=WORDS, load_ms=3000))
     call = asyncio.create_task(node.client.post(path, json={"model": "cold", "prompt": "x"}))
     await ollama.until(lambda server: server.calls(model="cold:latest") or server.calls(model="cold"))
     call.cancel()
     await ollama.until(lambda server: "cold:latest" in server.loaded)
     assert ollama.counters.aborted_loads == 0
-    assert done_of(await node.lines(model="cold", prompt="x")).latency.load_ms < 300
+    assert done_of(await node.lines(model="cold", prompt="x")).latency.load_ms < 2000
     assert ollama.counters.loads == 1
 
 
@@ -337,12 +349,16 @@ async def test_a_kept_connection_that_the_engine_just_closed_is_no_failure() -> 
 
 async def test_the_second_request_on_a_connection_is_not_slower(node: Node) -> None:
     """Nagle's algorithm against delayed acknowledgements would cost it 40 ms."""
-    spent = []
-    for _ in range(6):
-        began = time.perf_counter()
-        await node.client.get("/metrics")
-        spent.append(time.perf_counter() - began)
-    assert sorted(spent[1:])[2] < 0.03
+
+    async def usual_s() -> float:
+        spent = []
+        for _ in range(6):
+            began = time.perf_counter()
+            await node.client.get("/metrics")
+            spent.append(time.perf_counter() - began)
+        return sorted(spent[1:])[2]
+
+    await soon(0.03, usual_s)
 
 
 async def test_the_background_engine_is_an_engine_of_its_own(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ async def busy_slots(engine: EmbeddedEngine, model: str) -> int:
 
 
 async def all_slots_free(engine: EmbeddedEngine, model: str) -> None:
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(30):
         while await busy_slots(engine, model):
             pass  # each question takes a turn of the loop
 

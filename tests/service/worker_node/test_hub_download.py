@@ -114,7 +114,7 @@ def test_a_killed_download_goes_on_where_it_stopped(hub: FakeHub, tmp_path: Path
     hub.stop_after = None
     with download(tmp_path) as process:
         assert list(lines_of(process))[-1] == {"status": "success"}
-        assert process.wait(10) == 0
+        assert process.wait(30) == 0
     assert hub.ranges() == [None, f"bytes={kept}-"]
     assert any(COMMIT in path for _, path, _ in hub.asked)
     assert (tmp_path / "tiny.gguf").read_bytes() == gguf_bytes
@@ -140,7 +140,7 @@ def test_a_download_ends_with_the_program_that_started_it(hub: FakeHub, tmp_path
         assert hub.stopped.wait(20)
         assert process.stdin is not None
         process.stdin.close()
-        assert process.wait(10) == 1
+        assert process.wait(30) == 1
 
 
 def test_two_downloads_of_one_model_fetch_it_once(hub: FakeHub, tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def test_a_signal_lets_what_runs_end_and_admits_nobody(
             for data in reads:
                 heard += data
         assert json.loads(heard.splitlines()[-1])["type"] == "done"
-        assert node.process.wait(10) == 0
+        assert node.process.wait(30) == 0
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows ends a process without asking it")
@@ -88,7 +88,7 @@ def test_after_the_drain_timeout_the_rest_is_told(ollama: StandInProcess, tmp_pa
             for data in reads:
                 heard += data
         assert json.loads(heard.splitlines()[-1])["error"]["code"] == "node_draining"
-        assert node.process.wait(10) == 0
+        assert node.process.wait(30) == 0
 
 
 def test_a_node_ends_with_its_parent(ollama: StandInProcess, tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_a_node_ends_with_its_parent(ollama: StandInProcess, tmp_path: Path) -> 
         node.ready()
         assert node.process.stdin is not None
         node.process.stdin.close()
-        assert node.process.wait(10) == 0
+        assert node.process.wait(30) == 0
 
 
 def test_a_port_in_use_is_one_clear_line(tmp_path: Path) -> None:
