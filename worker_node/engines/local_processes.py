@@ -31,9 +31,8 @@ class LocalProcesses:
         """Process ids, at most ten seconds old; empty where they cannot be known."""
         if not self._local:
             return []
-        with (
-            self._turn
-        ):  # who asks meanwhile hears the same: several looks at once would take as many times longer
+        # Who asks meanwhile hears the same: several looks at once would take as many times longer.
+        with self._turn:
             if time.monotonic() - self._found_at > _LOOK_AGAIN_S:
                 self._found = _listening_on(self._port)
                 self._found_at = time.monotonic()
