@@ -151,7 +151,9 @@ class SimNode:
         return [] if job is None else self._leave(job)
 
     def evict(self, model: str) -> None:
+        """Unload it: what it had read is gone too."""
         self.resident.pop(model, None)
+        self._prefixes = {key: known for key, known in self._prefixes.items() if key[0] != model}
 
     def running(self, model: str) -> int:
         """Calls that hold a slot of the model."""
@@ -190,7 +192,7 @@ class SimNode:
                 if not idle:
                     self._load_queue.insert(0, job)
                     return happened
-                del self.resident[min(idle, key=lambda name: self.resident[name])]
+                self.evict(min(idle, key=lambda name: self.resident[name]))
             self.loads += 1
             job.load_s = self.spec.models[job.call.model].load_s * self.slowdown
             job.left_s = job.load_s
@@ -239,11 +241,11 @@ class SimNode:
         for job in self._working.values():
             job.left_s -= passed * pace
         happened: list[Happened] = []
+        loading = self._loading  # one that begins when a call ends now has its whole time before it
         for job in [job for job in self._working.values() if job.left_s <= 1e-9]:
             del self.jobs[job.call.call_id]
             self.resident[job.call.model] = now
             happened += [Happened("ended", job.call.call_id, self._shown(job)), *self._leave(job)]
-        loading = self._loading
         if loading is not None:
             loading.left_s -= passed
             if loading.left_s <= 1e-9:

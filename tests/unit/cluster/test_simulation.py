@@ -12,7 +12,7 @@ import pytest
 from master.cluster.lanes import AGE_S
 from master.cluster.places import Model
 from tests.simulation import optimum, workload
-from tests.simulation.physics import Cluster, NodeSpec, SimCall, Trouble
+from tests.simulation.physics import Cluster, NodeSpec, SimCall, SimNode, Trouble
 from tests.simulation.policies import POLICIES, LeastConnections, Ours, Policy, PolicyClass
 from tests.simulation.simulator import TICK_S, Report, Simulation
 
@@ -121,6 +121,36 @@ def assert_whole(report: Report) -> None:
     assert report.overlaps == []
     unended = [one.call_id for one in report.calls if one.runs != 1]
     assert unended == []
+
+
+def test_a_simulated_load_that_begins_when_a_call_ends_takes_its_whole_time() -> None:
+    models = {name: workload.model_spec(workload.GB, slots=1) for name in ("a", "b")}
+    work_s, load_s = 400.0 * models["a"].prompt_s_per_token + 256.0 * models["a"].generate_s_per_token, 2.5
+    node = SimNode(NodeSpec("pc0", models, resident=("a",)))
+    node.submit(SimCall("first", "a"))
+    node.submit(SimCall("second", "b"))
+    assert models["b"].load_s == load_s
+    assert [one.kind for one in node.advance(node.next_at())] == ["ended"]
+    assert node.now == pytest.approx(work_s)
+    assert [one.call_id for one in node.advance(node.next_at())] == ["second"]
+    assert node.now == pytest.approx(work_s + load_s)
+
+
+def test_a_simulated_model_that_was_unloaded_reads_its_prompts_anew() -> None:
+    spec = workload.model_spec(workload.GB, slots=1)
+    node = SimNode(NodeSpec("pc0", {"a": spec}, resident=("a",)))
+
+    def took_s(call_id: str) -> float:
+        node.submit(SimCall(call_id, "a", prefix_key="s"))
+        began = node.now
+        while call_id in node.jobs:
+            node.advance(node.next_at())
+        return node.now - began
+
+    first_s = took_s("first")
+    assert took_s("cached") < first_s
+    node.evict("a")
+    assert took_s("reloaded") == pytest.approx(spec.load_s + first_s)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
