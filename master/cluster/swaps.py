@@ -1,8 +1,10 @@
 """Model switches: which model gives its place on an engine to another, and when: pure.
 
 One load at a time per engine. A model is evicted only while nothing runs on it. Where it is busy without end
-it is drained: it gets no new calls, its background calls are pre-empted, and once it is idle it goes. It
-keeps its turn for as long as two loads take, so that calls for A, B, A, B run as A, A, B, B.
+it is drained: it gets no new calls, its background calls are pre-empted, and once it is idle it goes. That
+begins once a call for another has waited for two of its loads, and not before the model that is there has
+had its turn, of three times what the switch and the one back take: calls for A, B, A, B run as A, A, B, B,
+and an engine that everybody waits for does not spend its time on loads.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from master.cluster.places import Model, Places, running_s
 
 _LOOKED_AT = 8
 _PATIENCE_LOADS = 2.0
+_TURN_SWITCHES = 3.0
 _PATIENCE_S = (1.0, 60.0)
 _RECENT_S = 120.0
 _RELOAD_SHARE = 0.25  # of the load of a model that was used recently: it may have to come back
@@ -162,6 +165,11 @@ def _may_leave(places: Places, victim: Place, wanted: Place, call: LaneCall, now
     busy = victim.fixed if call.lane == "interactive" else len(victim.running)
     if not waiting and not busy:
         return True
+    return now - call.submitted >= _patience_s(_PATIENCE_LOADS * wanted.speed.load_s) and (
+        now - victim.changed_at >= _patience_s(_TURN_SWITCHES * (wanted.speed.load_s + victim.speed.load_s))
+    )
+
+
+def _patience_s(wished_s: float) -> float:
     least, most = _PATIENCE_S
-    patience_s = min(max(_PATIENCE_LOADS * wanted.speed.load_s, least), most)
-    return now - call.submitted >= patience_s
+    return min(max(wished_s, least), most)

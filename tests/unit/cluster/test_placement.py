@@ -314,6 +314,28 @@ def test_a_model_in_constant_use_is_drained_for_one_that_has_waited() -> None:
     assert 5 <= served <= 20  # it waited two loads of 2 s, not for ever and not never
 
 
+def test_a_model_that_was_loaded_keeps_its_turn_although_all_have_waited_for_long() -> None:
+    """Two models that all wait for, calls of 1 s, loads of 2 s: a turn has three times both loads."""
+    known = speeds(("a", "m", 2.0, 0.003), ("a", "n", 2.0, 0.003))
+    lanes = lanes_of(node("a", ("m", 1, True), ("n", 1, False), max_loaded=1), known=known)
+    for number in range(100):
+        submit(lanes, f"m{number}", "m")
+        submit(lanes, f"n{number}", "n")
+    now, order = 60.0, ""
+    for _ in range(60):
+        lanes.pass_time()
+        for one in lanes.decide(now):
+            assert isinstance(one, Assignment)
+            order += one.model
+            now += 2.0 if one.loads else 0.0
+            lanes.started(one.call_id, now)
+            now += 1.0
+            lanes.release(one.call_id, now)
+    turns = [len(list(turn)) for _, turn in itertools.groupby(order)]
+    assert all(12 <= turn <= 13 for turn in turns[1:-1])  # one is served while the next turn is asked for
+    assert len(turns) >= 4  # the other one has its turn after that
+
+
 def test_a_model_that_is_drained_for_background_goes_on_for_a_person() -> None:
     known = speeds(("a", "m", 2.0, 0.1), ("a", "n", 2.0, 0.1))
     lanes = lanes_of(node("a", ("m", 1, True), ("n", 1, False), max_loaded=1), known=known)
