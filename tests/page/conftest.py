@@ -21,9 +21,18 @@ Picture = Callable[..., Awaitable[Path]]
 
 PATIENCE_MS = 40_000  # for whatever is waited for: a browser beside three other tests is slow
 expect.set_options(timeout=PATIENCE_MS)
+# The popups of the address bar are pages of their own in every window: they cost as much CPU as ours.
+# Of two lists of features Chromium heeds the last, so that this one repeats what Playwright turns off.
+FEATURES_OFF = [
+    "WebUIOmniboxPopup", "WebUIOmniboxAimPopup",
+    "AimEnabled", "AvoidCorsURLLoaderRestartOnRedirect", "AvoidUnnecessaryBeforeUnloadCheckSync",
+    "DestroyProfileOnBrowserClose", "HttpsFirstBalancedModeAutoEnable", "HttpsUpgrades", "LensOverlay",
+    "MediaRouter", "NetworkTimeServiceQuerying", "OptimizationHints", "PaintHolding", "PreconnectToSearch",
+    "TcpPortRandomizationWin", "ThirdPartyStoragePartitioning",
+]  # fmt: skip
 FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
+    "--disable-component-update", "--disable-sync", f"--disable-features={','.join(FEATURES_OFF)}",
 ]  # fmt: skip
 
 
