@@ -30,6 +30,31 @@ async def test_a_forked_program_has_streams_and_an_exit_code_of_its_own(
     assert bool((tmp_path / "log").read_bytes()) == (code == 1)
 
 
+def test_a_forked_program_waits_for_its_threads_and_runs_what_is_registered_for_its_end() -> None:
+    setup = """
+import atexit, threading
+class Held:
+    def __del__(self): print("let go")
+held = Held()
+held.itself = held
+atexit.register(print, "registered")
+threading.Thread(target=lambda: (threading.main_thread().join(), print("thread"))).start()
+"""
+    done = zygote.run("timeit", ["-n", "1", "-r", "1", "-s", setup, "pass"], env=os.environ)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.decode().split("\n")[1:] == ["thread", "registered", "let go", ""]
+
+
+def test_a_forked_program_that_cannot_write_its_last_words_fails() -> None:
+    process = zygote.Running("timeit", ["-n", "1", "-r", "1", "-s", "input()", "pass"], env=os.environ)
+    with process.stdin, process.stderr:
+        process.stdout.close()
+        process.stdin.write(b"\n")
+        process.stdin.close()
+        said = process.stderr.read()
+        assert (process.wait(20.0), b"BrokenPipeError" in said) == (120, True)
+
+
 async def test_a_forked_program_dies_of_a_signal_and_the_next_one_lives(tmp_path: Path) -> None:
     with (tmp_path / "log").open("wb") as log:
         waits = await ForkedProcess.start("json.tool", [], env=os.environ, stderr=log)
