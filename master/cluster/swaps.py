@@ -21,8 +21,7 @@ _LOOKED_AT = 8
 _PATIENCE_LOADS = 2.0
 _TURN_SWITCHES = 3.0
 _PATIENCE_S = (1.0, 60.0)
-_RECENT_S = 120.0
-_RELOAD_SHARE = 0.25  # of the load of a model that was used recently: it may have to come back
+_RECENT_S = 120.0  # a model that was used so lately may have to come back
 
 
 def idle_victim(places: Places, wanted: Place, call: LaneCall, now: float) -> Place | None:
@@ -40,9 +39,8 @@ def idle_victim(places: Places, wanted: Place, call: LaneCall, now: float) -> Pl
 
 def regret_s(victim: Place, call: LaneCall, now: float) -> float:
     """What evicting it may cost later, in seconds: for the comparison of places alone."""
-    if victim.model in keeps(call):
-        return victim.speed.load_s
-    return _RELOAD_SHARE * victim.speed.load_s if now - victim.used_at < _RECENT_S else 0.0
+    wanted_again = now - victim.used_at < _RECENT_S or victim.model in keeps(call)
+    return victim.speed.load_s if wanted_again else 0.0
 
 
 def seek(

@@ -276,6 +276,21 @@ def test_a_model_is_evicted_only_when_nothing_runs_on_it() -> None:
     assert assignment == Assignment("two", "a", "n", loads=True, evict="m")
 
 
+def test_a_model_that_was_used_lately_is_not_evicted_for_less_than_its_load() -> None:
+    known = speeds(("fast", "m", 4.0, 0.001), ("fast", "n", 2.0, 0.003), ("slow", "n", 9.0, 0.016))
+    lanes = lanes_of(
+        node("fast", ("m", 1, True), ("n", 1, False), max_loaded=1), node("slow", ("n", 1, True)), known=known
+    )
+    submit(lanes, "used", "m")
+    lanes.decide(0.0)
+    lanes.release("used", 1.0, DONE)
+    submit(lanes, "soon", "n", 2.0)  # 5 s where it is, or a load of 2 s and 1 s
+    assert placed(lanes.decide(2.0)) == {"soon": "slow"}
+    lanes.release("soon", 7.0)
+    submit(lanes, "later", "n", 200.0)
+    assert placed(lanes.decide(200.0)) == {"later": "fast"}
+
+
 def test_calls_for_two_models_in_turn_are_collated() -> None:
     """A B A B A B on an engine that holds one model: one switch, not five."""
     known = speeds(("a", "m", 5.0, 0.001), ("a", "n", 5.0, 0.001))
