@@ -162,13 +162,21 @@ async def remove_worker(name: str, master: Master) -> None:
     hears of it when it tells its address next.
     """
     node = master.registry.get(name)
-    await master.store.nodes.remove(name)
-    if node.state != "unreachable":
-        try:
-            await node.client.dismiss()
-        except CouncilError as error:
-            _log.info("removed node not told", node=name, reason=error.detail)
+    node.leaving = True
+    try:
+        await master.store.nodes.remove(name)
+        if node.state != "unreachable":
+            await _dismiss(node)
+    finally:
+        node.leaving = False
     await master.registry.remove(name)
+
+
+async def _dismiss(node: Node) -> None:
+    try:
+        await node.client.dismiss()
+    except CouncilError as error:
+        _log.info("removed node not told", node=node.name, reason=error.detail)
 
 
 @router.post("/{name}/drain")

@@ -48,6 +48,7 @@ class Node:
     history: History = field(default_factory=History)
     mac: str | None = None
     joined: bool = False  # it tells its address itself
+    leaving: bool = False  # it is being removed here, and told so
     systems_told: int = 0  # how often its machine was looked at, and when last (monotonic seconds)
     system_told_at: float = float("-inf")
 

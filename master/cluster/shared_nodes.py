@@ -32,7 +32,8 @@ class SharedNodes:
         named = {node.name: node for node in stored}
         for name in [name for name in self._known if name not in named]:
             del self._known[name]
-            if name in self._registry.nodes:
+            here = self._registry.nodes.get(name)
+            if here is not None and not here.leaving:
                 await self._registry.remove(name)
                 _log.info("node forgotten, as another master did", node=name)
         for name, node in named.items():

@@ -165,6 +165,22 @@ async def test_a_node_that_one_master_is_told_of_is_used_drained_and_forgotten_b
         await two.known_nodes("a", {"pc2"})
 
 
+async def test_a_node_that_is_slow_to_hear_that_it_is_removed_is_removed_all_the_same(two: Pair) -> None:
+    async with (
+        processes.node(two.folder / "node-4", name="pc4", ollama=two.standin.base_url) as fourth,
+        two.client(two.masters["a"]) as a,
+        two.client(two.masters["b"]) as b,
+    ):
+        added = await a.post("/api/cluster/workers", json={"url": fourth.url, "name": "pc4"})
+        assert added.status_code == 201, added.text
+        await two.known_nodes("b", {"pc2", "pc4"})
+        fourth.freeze()  # meanwhile this master looks at the database, in which the node is no more
+        removed = await b.delete("/api/cluster/workers/pc4")
+        assert removed.status_code == 204, removed.text
+        await two.known_nodes("a", {"pc2"})
+        await two.known_nodes("b", {"pc2"})
+
+
 @pytest.mark.timeout(400)
 async def test_a_job_of_a_dead_master_goes_on_at_the_other_behind_its_last_finished_step(
     two: Pair, tmp_path: Path
