@@ -59,7 +59,14 @@ class TwoEngines:
             engine.reset()
         self.main.set_model(model("m"))
         self.background.set_model(model(BACKGROUND))
-        await self.told(lambda told: bool(told["state"] == "connected"))  # the node knows, too
+        await self.node_knows()
+        await self.told(lambda told: bool(told["state"] == "connected"))
+
+    async def node_knows(self) -> None:
+        """What it last heard of the engine is a second old at most, and may be that it was down."""
+        async with processes.client(self.node) as client, asyncio.timeout(30):
+            while (await client.get("/health")).json()["checks"]["background_engine"] != "connected":  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
 
     async def told(self, holds: Callable[[dict[str, Any]], bool], within_s: float = 30.0) -> dict[str, Any]:
         """What the master tells of the engine, once that holds."""

@@ -321,11 +321,14 @@ async def test_a_socket_too_slow_to_follow_is_closed_with_1013_and_delays_nobody
                 loop = asyncio.get_running_loop()
                 await loop.sock_connect(stuck, (url.host, url.port))
                 async with socket_to(master.url, session_id, sock=stuck, max_queue=1) as slow:
-                    async with asyncio.timeout(15):
+                    async with asyncio.timeout(60):
                         events, code = await watch(master.url, session_id)
                     assert code == 1000
                     assert text_of(events, "opinions", "agent_1") == piece * 200
                     _gap_free(events)
+                    async with asyncio.timeout(30):
+                        while '"code": 1013' not in master.log.read_text():  # noqa: ASYNC110
+                            await asyncio.sleep(0.05)
                     seen = [event async for event in read(slow)]
                     assert slow.close_code == 1013
                     _gap_free(seen)
