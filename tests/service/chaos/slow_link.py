@@ -84,9 +84,10 @@ class SlowLink:
         task = asyncio.create_task(self._relay(reader, writer))
         self._connections.add(task)
         task.add_done_callback(self._connections.discard)
+        task.add_done_callback(lambda _: writer.transport.abort())  # it may be cancelled before it begins
 
     async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writers = [writer]
+        writers: list[asyncio.StreamWriter] = []
         flowing = self._flowing
         try:
             await flowing.wait()

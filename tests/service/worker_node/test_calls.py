@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
@@ -326,25 +327,29 @@ async def test_ids_go_on_to_the_engine(tmp_path: Path) -> None:
 
 async def test_a_kept_connection_that_the_engine_just_closed_is_no_failure() -> None:
     """The second request on a connection gets no answer, as when the engine's idle timeout strikes."""
-    connections = 0
+    connections: list[asyncio.Task[None] | None] = []
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal connections
-        connections += 1
-        await reader.readuntil(b"\r\n\r\n")
-        body = b'{"version":"1"}'
-        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
-        await reader.readuntil(b"\r\n\r\n")
-        writer.close()
+        connections.append(asyncio.current_task())
+        try:
+            await reader.readuntil(b"\r\n\r\n")
+            body = b'{"version":"1"}'
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
+            with contextlib.suppress(asyncio.IncompleteReadError):
+                await reader.readuntil(b"\r\n\r\n")
+        finally:
+            writer.close()
+            await writer.wait_closed()
 
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     engine = OllamaEngine(name="main", base_url=url, limits=ModelLimits())
     await engine.start()
     assert [(await engine.info()).status for _ in range(2)] == ["connected"] * 2
-    assert connections == 2
     await engine.stop()
     server.close()
+    assert len(connections) == 2
+    await asyncio.gather(*filter(None, connections))
 
 
 async def test_the_second_request_on_a_connection_is_not_slower(node: Node) -> None:
