@@ -171,7 +171,7 @@ def test_settings_are_shown_with_their_source_and_without_secrets(council: Counc
 def test_a_wrong_setting_is_one_line(council: Council) -> None:
     ended = council.run("config", "show", COUNCIL_PORT="many")
     assert ended.code == 1
-    assert ended.err.startswith("error: port: ")
+    assert ended.err.startswith("error: port (COUNCIL_PORT): ")
     assert "Traceback" not in ended.err
 
 

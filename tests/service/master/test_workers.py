@@ -87,7 +87,7 @@ async def test_a_node_is_added_shown_drained_resumed_and_removed(place: Place) -
         done = await client.post("/api/council/sessions?wait=true", json=question)
         assert (done.status_code, done.json()["result"]) == (201, "single")
         assert (await client.delete(f"{WORKERS}/pc2")).status_code == 204
-        assert (await client.get(WORKERS)).json() == {"workers": []}
+        assert (await client.get(WORKERS)).json()["workers"] == []
         for method, path in (("GET", ""), ("DELETE", ""), ("POST", "/drain"), ("POST", "/resume")):
             gone = await client.request(method, f"{WORKERS}/pc2{path}")
             assert (gone.status_code, gone.json()["code"]) == (404, "not_found")
@@ -124,7 +124,7 @@ async def test_what_is_no_node_of_ours_is_refused_and_not_kept(place: Place) -> 
             assert "in the clear" in clear.json()["detail"]
             assert KEY not in clear.text
             assert (await _add(client, url=place.free.url, name="not a name!")).status_code == 422
-            assert (await client.get(WORKERS)).json() == {"workers": []}
+            assert (await client.get(WORKERS)).json()["workers"] == []
             assert (await _add(client, url=place.free.url, name="one")).status_code == 201
             for body in (
                 {"url": place.keyed.url, "name": "one", "key": KEY},
