@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import ssl
 from collections.abc import AsyncIterator
@@ -175,8 +176,10 @@ async def test_a_node_takes_its_new_certificates_into_use_while_it_serves(
         _, writer = await asyncio.open_connection(
             "127.0.0.1", port, ssl=trust.context, server_hostname=trust.server_name
         )
-        writer.close()
         found: bytes = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
         return found
 
     server = await asyncio.start_server(hear, "127.0.0.1", 0, ssl=served.context)

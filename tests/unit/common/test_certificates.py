@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import ssl
 import threading
@@ -50,8 +51,10 @@ async def connect(port: int, trust: Trust) -> bytes:
     _, writer = await asyncio.open_connection(
         "127.0.0.1", port, ssl=trust.context, server_hostname=trust.server_name
     )
-    writer.close()
     shown: bytes = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+    writer.close()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
     return shown
 
 
