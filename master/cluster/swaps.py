@@ -163,11 +163,7 @@ def _may_leave(places: Places, victim: Place, wanted: Place, call: LaneCall, now
     busy = victim.fixed if call.lane == "interactive" else len(victim.running)
     if not waiting and not busy:
         return True
-    return now - call.submitted >= _patience_s(_PATIENCE_LOADS * wanted.speed.load_s) and (
-        now - victim.changed_at >= _patience_s(_TURN_SWITCHES * (wanted.speed.load_s + victim.speed.load_s))
-    )
-
-
-def _patience_s(wished_s: float) -> float:
     least, most = _PATIENCE_S
-    return min(max(wished_s, least), most)
+    patience_s = min(max(_PATIENCE_LOADS * wanted.speed.load_s, least), most)
+    turn_s = min(_TURN_SWITCHES * (wanted.speed.load_s + victim.speed.load_s), most)
+    return now - call.submitted >= patience_s and now - victim.changed_at >= turn_s

@@ -139,7 +139,8 @@ async def _peers(stack: AsyncExitStack, folder: Path, engine: str, models: list[
 def session() -> aiohttp.ClientSession:
     """The client of all benches: aiohttp, since it is the quickest at hand and the same for every path."""
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0),
+        # Servers close what is idle for 5 s: a call on such a connection would fail.
+        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=2.0),
         timeout=aiohttp.ClientTimeout(total=120),
         cookie_jar=aiohttp.DummyCookieJar(),
     )
