@@ -99,6 +99,7 @@ async def add_worker(body: AddWorker, master: Master) -> dict[str, Any]:
             raise NodeUnreachableError(f"{node.client.url} is a {health.role}, not a worker node")
         await node.client.models()
         await master.store.nodes.add(node.name, node.client.url, body.key, body.fingerprint)
+        node.stored = True
     except (CouncilError, asyncio.CancelledError) as error:
         await master.registry.remove(node.name)
         if isinstance(error, UntrustedPeerError) and body.fingerprint is None:

@@ -49,6 +49,7 @@ class Node:
     mac: str | None = None
     joined: bool = False  # it tells its address itself
     leaving: bool = False  # it is being removed here, and told so
+    stored: bool = False  # it was added here, and the database has it
     systems_told: int = 0  # how often its machine was looked at, and when last (monotonic seconds)
     system_told_at: float = float("-inf")
 

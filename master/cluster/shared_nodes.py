@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from common.errors import ConflictError, CouncilError
@@ -21,6 +21,7 @@ class SharedNodes:
         self._registry = registry
         self._on_drained = on_drained
         self._known: dict[str, StoredNode] = {}
+        self._missing: set[str] = set()
 
     def start_with(self, stored: Sequence[StoredNode]) -> None:
         """Know these from the start. One that cannot be used is skipped, and logged."""
@@ -36,12 +37,28 @@ class SharedNodes:
             if here is not None and not here.leaving:
                 await self._registry.remove(name)
                 _log.info("node forgotten, as another master did", node=name)
+        await self._forget_unseen(named)
         for name, node in named.items():
             before = self._known.get(name)
             if before is None:
                 self._add(node)
             elif before != node:
                 await self._change(before, node)
+
+    async def _forget_unseen(self, named: Mapping[str, StoredNode]) -> None:
+        """Forget what was added here and removed elsewhere between two looks at the database.
+
+        One that is missing once may have been added while this look was under way.
+        """
+        missing = {
+            name
+            for name, node in self._registry.nodes.items()
+            if node.stored and not node.leaving and name not in named
+        }
+        for name in missing & self._missing:
+            await self._registry.remove(name)
+            _log.info("node forgotten, as another master did", node=name)
+        self._missing = missing
 
     def _add(self, node: StoredNode) -> None:
         self._known[node.name] = node

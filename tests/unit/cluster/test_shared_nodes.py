@@ -57,3 +57,15 @@ async def test_an_address_of_the_settings_costs_no_member_its_place(registry: Re
     await shared.follow([PC2, replace(PC3, url=HERE)])
     assert addresses(registry)["pc3"] == THERE
     assert registry.at(HERE) is listed
+
+
+async def test_a_node_that_was_added_here_and_removed_elsewhere_between_two_looks_is_forgotten(
+    registry: Registry,
+) -> None:
+    shared = SharedNodes(registry, lambda: None)
+    registry.add("http://127.0.0.1:8001", name="local")  # no member, and in no database
+    registry.add(HERE, name="pc2", key="lcn_pc2").stored = True
+    await shared.follow([])  # this look may have begun before it was added
+    assert set(registry.nodes) == {"local", "pc2"}
+    await shared.follow([])
+    assert set(registry.nodes) == {"local"}
